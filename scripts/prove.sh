@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Run the long versions of the proofs: hours of virtual traffic against the model, minutes of real time. Usage: prove.sh [pytest options]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+./scripts/setup.sh test
+exec .venv/bin/python -m pytest -m long --timeout 3600 "$@"
