@@ -1,0 +1,35 @@
+"""The process configuration: ``config.yaml`` and the environment, checked once, frozen afterwards.
+
+Every key has a default that is safe. An unknown key is an error that names the nearest known one. The environment wins
+over the file: ``GATEWAY_SERVER__PROXY_PORT=9081`` sets ``server.proxy_port``. Durations are milliseconds and sizes bytes
+once loaded, however they were written.
+"""
+
+from gateway.config.loading import ENVIRONMENT_PREFIX, Config, load_config, sections
+from gateway.config.sections import (
+    LimitsSettings,
+    LogSettings,
+    PluginsSettings,
+    RedisSettings,
+    SecretsSettings,
+    Section,
+    ServerSettings,
+    UpstreamSettings,
+    is_loopback,
+)
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "Config",
+    "LimitsSettings",
+    "LogSettings",
+    "PluginsSettings",
+    "RedisSettings",
+    "SecretsSettings",
+    "Section",
+    "ServerSettings",
+    "UpstreamSettings",
+    "is_loopback",
+    "load_config",
+    "sections",
+]

@@ -1,0 +1,204 @@
+"""The sections of the configuration: every key, its default and what it means."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from gateway.units import DurationMs, SizeBytes
+
+
+def is_loopback(host: str) -> bool:
+    """True for ``localhost`` and loopback addresses."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _domain(value: str) -> str:
+    domain = value.strip().lower().strip(".")
+    labels = domain.split(".")
+    if not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
+        raise ValueError("a base domain consists of letters, digits, hyphens and dots")
+    return domain
+
+
+def _comma_separated(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+PositiveMs = Annotated[DurationMs, Field(gt=0)]
+PositiveBytes = Annotated[SizeBytes, Field(gt=0)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_comma_separated)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ServerSettings(Section):
+    """The two listeners and how they are addressed."""
+
+    admin_port: Port = Field(8080, description="Port of the admin API.")
+    proxy_port: Port = Field(8081, description="Port that tenants' clients call.")
+    base_domain: str = Field("example.com", description="Tenants are the labels directly under this domain.")
+    base_domains: Names = Field(
+        (), description="All base domains. Empty means `base_domain` and `localhost`.", examples=[["example.com"]]
+    )
+    admin_host: str = Field("127.0.0.1", description="Address the admin API binds. Anything but loopback needs `admin_token`.")
+    proxy_host: str = Field("0.0.0.0", description="Address the proxy binds.")  # noqa: S104 - it serves the outside
+    admin_token: SecretStr | None = Field(
+        None, description="Operator token: `Authorization: Bearer …` on every admin call that is not a tenant's own."
+    )
+    admin_allowed_hosts: Names = Field(
+        (),
+        description="Host names under which the admin API answers, against DNS rebinding. Empty means loopback names and"
+        " `admin_host`; with an operator token, any.",
+    )
+    trusted_proxies: Networks = Field((), description="Networks whose `X-Forwarded-*` headers are believed.")
+    workers: int = Field(1, ge=1, le=1, description="Processes per replica. One for now; run more replicas instead.")
+    engine: Literal["hypercorn"] = Field("hypercorn", description="The HTTP server.")
+    keep_alive: PositiveMs = Field(
+        65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."
+    )
+    max_header_bytes: PositiveBytes = Field(32 << 10, description="Largest header block of a request.")
+    drain_delay: DurationMs = Field(
+        5_000, ge=0, description="After SIGTERM, how long to go on accepting while `/health/ready` already answers 503."
+    )
+    drain_timeout: PositiveMs = Field(60_000, description="After that, how long running requests may take to finish.")
+
+    @field_validator("base_domain")
+    @classmethod
+    def _base_domain(cls, value: str) -> str:
+        return _domain(value)
+
+    @field_validator("base_domains")
+    @classmethod
+    def _base_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_domain(domain) for domain in value))
+
+    @field_validator("admin_token")
+    @classmethod
+    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("an operator token has at least 16 characters")
+        return value
+
+    @model_validator(mode="after")
+    def _admin_is_guarded(self) -> ServerSettings:
+        if self.admin_token is None and not is_loopback(self.admin_host):
+            raise ValueError(f"admin_host {self.admin_host} is reachable from outside, so admin_token must be set")
+        if self.admin_port == self.proxy_port:
+            raise ValueError("admin_port and proxy_port must differ")
+        return self
+
+    @property
+    def tenant_domains(self) -> tuple[str, ...]:
+        """The base domains in force, longest first, so that the most specific one matches."""
+        domains = self.base_domains or (self.base_domain, "localhost")
+        return tuple(sorted(dict.fromkeys(domains), key=len, reverse=True))
+
+
+class RedisSettings(Section):
+    """The store: where it is and how long to wait for it."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    host: str = Field("localhost", description="Host of a single server.")
+    port: Port = Field(6379, description="Port of a single server.")
+    password: SecretStr = Field(SecretStr(""), description="Password; empty for none.")
+    db: int = Field(0, ge=0, le=65535, description="Database number of a single server.")
+    url: str | None = Field(
+        None,
+        description="Instead of host, port, password and db: `redis://`, `rediss://`, `unix://`,"
+        " `redis+sentinel://h1,h2/name`, `redis+cluster://h1,h2` (`rediss+…` with TLS), or `embedded`.",
+    )
+    connect_timeout: PositiveMs = Field(500, description="Longest wait for a connection.")
+    command_timeout: PositiveMs = Field(250, description="Longest wait for the answer to a command.")
+    pool_size: int = Field(64, ge=1, le=10_000, description="Most connections a process opens to one server.")
+    pool_wait: PositiveMs = Field(50, description="Longest wait for a free connection before 503 `overloaded`.")
+    data_dir: Path = Field(Path("data"), description="Where the embedded store keeps its files.")
+
+    @property
+    def is_embedded(self) -> bool:
+        """True when the gateway starts its own server."""
+        return self.url == "embedded"
+
+
+class UpstreamSettings(Section):
+    """How targets may be reached."""
+
+    allowed_networks: Networks = Field(
+        (), description="Private, loopback or link-local networks that targets may resolve to; all else must be public."
+    )
+    allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        (80, 443), description="Ports of targets outside `allowed_networks`."
+    )
+    connect_timeout: PositiveMs = Field(5_000, description="TCP and TLS handshake, each try.")
+    first_byte_timeout: PositiveMs = Field(120_000, description="From the sent request to the reply head.")
+    idle_timeout: PositiveMs = Field(300_000, description="Longest pause within a reply body.")
+    total_timeout: PositiveMs = Field(1_800_000, description="A whole exchange.")
+    connect_retries: int = Field(1, ge=0, le=5, description="Further tries to connect where the rule does not say.")
+    pool_size: int = Field(1_000, ge=1, le=100_000, description="Most connections a process opens to all targets.")
+    keep_alive: PositiveMs = Field(15_000, description="How long an idle upstream connection is kept.")
+
+
+class LimitsSettings(Section):
+    """Bounds on what a client may make the gateway do."""
+
+    max_body_bytes: PositiveBytes = Field(32 << 20, description="Largest request body.")
+    max_inspected_bytes: PositiveBytes = Field(4 << 20, description="Largest body that plugins may read.")
+    body_idle_timeout: PositiveMs = Field(15_000, description="Longest pause within a request body.")
+    write_stall_timeout: PositiveMs = Field(30_000, description="Longest time a client may refuse to read a chunk.")
+    max_in_flight: int = Field(1_000, ge=1, description="Requests a process handles at once; more are answered 503.")
+    max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant.")
+    plugin_timeout: PositiveMs = Field(1_000, description="Longest run of one plugin in one stage.")
+    lease: PositiveMs = Field(60_000, description="How long what a crashed replica held stays held.")
+    renew_every: PositiveMs | None = Field(None, description="How often a lease is renewed; unset means a third of `lease`.")
+
+    @model_validator(mode="after")
+    def _renewal_fits(self) -> LimitsSettings:
+        if self.renew_every is not None and self.renew_every * 2 > self.lease:
+            raise ValueError("renew_every must be at most half of lease")
+        return self
+
+
+class SecretsSettings(Section):
+    """What protects stored credentials."""
+
+    master_key: SecretStr | None = Field(
+        None,
+        description="32 bytes as base64 or hex; encrypts stored upstream credentials. With the embedded store one is made"
+        " in `redis.data_dir`; otherwise it is required before the first secret is stored.",
+    )
+
+
+class PluginsSettings(Section):
+    """Where plugins come from."""
+
+    paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        (), description="Folders with plugins of your own, one file each."
+    )
+
+
+class LogSettings(Section):
+    """What is written to standard output and error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    access: bool = Field(True, description="One JSON line for each proxied request, on standard output.")

@@ -1,0 +1,36 @@
+"""What the admin API writes and the proxy reads: tenants, API keys, rules and their limits."""
+
+from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
+from gateway.models.base import Document, edited, format_time, utc_now
+from gateway.models.limit import Limit, LimitKind, LimitSpec, Period, Quota, Unit, limit_specs
+from gateway.models.plugin_ref import OnError, PluginEntry, PluginRef, Stage
+from gateway.models.rule import MASK, NewRule, Rule, is_plain_header
+from gateway.models.tenant import NewTenant, Tenant
+
+__all__ = [
+    "MASK",
+    "ApiKey",
+    "Document",
+    "Limit",
+    "LimitKind",
+    "LimitSpec",
+    "NewKey",
+    "NewRule",
+    "NewTenant",
+    "OnError",
+    "Period",
+    "PluginEntry",
+    "PluginRef",
+    "Quota",
+    "Rule",
+    "Scope",
+    "Stage",
+    "Tenant",
+    "Unit",
+    "edited",
+    "format_time",
+    "is_plain_header",
+    "limit_specs",
+    "unix_ms",
+    "utc_now",
+]

@@ -1,0 +1,164 @@
+"""Limits: how people declare them (`Limit`) and how the store evaluates them (`LimitSpec`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gateway.models.base import Document
+from gateway.units import DurationMs, format_duration_ms
+
+MAX_EXACT = 2**53
+"""Redis' Lua counts in doubles: whatever a script computes must stay below this."""
+
+MAX_WINDOW_MS = 31 * 86_400_000
+
+Unit = Literal["requests"]
+Period = Literal["day", "month"]
+
+_LEVELS = frozenset({"tenant", "rule", "api_key", "ip", "method", "model"})
+_HEADER_LEVEL = re.compile(r"header:[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+
+
+class LimitKind(StrEnum):
+    """The algorithm that decides a limit; the value is its name in Lua."""
+
+    LOG = "log"
+    BUCKET = "bucket"
+    BUDGET = "budget"
+
+
+def _level(value: str) -> str:
+    level = value.lower()
+    if level not in _LEVELS and not _HEADER_LEVEL.fullmatch(level):
+        raise ValueError(f"must be one of {', '.join(sorted(_LEVELS))} or header:<name>")
+    return level
+
+
+Level = Annotated[str, AfterValidator(_level)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class Quota(Document):
+    """Units per calendar period (UTC)."""
+
+    daily: Count | None = None
+    monthly: Count | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.daily is None and self.monthly is None:
+            raise ValueError("a quota needs daily or monthly")
+        return self
+
+
+class Limit(Document):
+    """One declaration: at most ``limit`` in any ``window``, or a bucket when ``burst`` is set, and/or a ``quota``.
+
+    ``per`` lists what the count is kept for; unset means where the limit stands (the rule, the tenant or the key).
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,48}$")] | None = Field(
+        None, description="Shown in headers and refusals; unset means one made of unit and window."
+    )
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(None, description="Most units in any window.")
+    window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Size of a token bucket that refills with `limit` per `window`."
+    )
+    quota: Quota | None = Field(None, description="Units per calendar day and month, UTC.")
+    unit: Unit = Field("requests", description="What is counted.")
+    per: Annotated[tuple[Level, ...], Field(max_length=6)] | None = Field(
+        None, description="Any of tenant, rule, api_key, ip, method, model, header:<name>."
+    )
+    shadow: bool = Field(False, description="Evaluate and report, never refuse.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.limit is None) != (self.window is None):
+            raise ValueError("limit and window belong together")
+        if self.burst is not None and self.limit is None:
+            raise ValueError("burst needs limit and window")
+        if self.limit is None and self.quota is None:
+            raise ValueError("a limit needs limit and window, or a quota")
+        if self.per is not None and not self.per:
+            raise ValueError("per must not be empty")
+        if self.burst is not None and self.window is not None and (self.burst + 1) * self.window >= MAX_EXACT:
+            raise ValueError("burst times window is too large to count exactly")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSpec:
+    """One limit as the store evaluates it. Durations in milliseconds; ``period`` only for budgets.
+
+    ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty.
+    """
+
+    name: str
+    kind: LimitKind
+    limit: int
+    per: tuple[str, ...]
+    unit: Unit = "requests"
+    window_ms: int = 0
+    burst: int = 0
+    period: Period | None = None
+    shadow: bool = False
+
+    @property
+    def window_seconds(self) -> int:
+        """The window for `RateLimit-Policy`, rounded up; a month counts 31 days."""
+        if self.period is not None:
+            return {"day": 86_400, "month": 31 * 86_400}[self.period]
+        return -(-self.window_ms // 1_000)
+
+    @property
+    def capacity(self) -> int:
+        """What a client that was idle long enough may send at once."""
+        return self.burst if self.kind is LimitKind.BUCKET else self.limit
+
+
+def limit_specs(limits: Sequence[Limit], default_per: tuple[str, ...]) -> list[LimitSpec]:
+    """What the store must evaluate for these declarations, with names made unique."""
+    found: list[LimitSpec] = []
+    taken: set[str] = set()
+    for limit in limits:
+        for spec in _specs_of(limit, tuple(sorted(set(limit.per or default_per)))):
+            name, number = spec.name, 2
+            while name in taken:
+                name, number = f"{spec.name}-{number}", number + 1
+            taken.add(name)
+            found.append(spec if name == spec.name else replace(spec, name=name))
+    return found
+
+
+def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
+    found = []
+    if limit.limit is not None and limit.window is not None:
+        name = limit.name or f"{limit.unit}-per-{format_duration_ms(limit.window)}"
+        kind = LimitKind.LOG if limit.burst is None else LimitKind.BUCKET
+        found.append(
+            LimitSpec(
+                name,
+                kind,
+                limit.limit,
+                per,
+                unit=limit.unit,
+                window_ms=limit.window,
+                burst=limit.burst or 0,
+                shadow=limit.shadow,
+            )
+        )
+    periods: tuple[tuple[Period, int | None], ...] = ()
+    if limit.quota is not None:
+        periods = (("day", limit.quota.daily), ("month", limit.quota.monthly))
+    for period, amount in periods:
+        if amount is not None:
+            name = f"{limit.name or limit.unit}-per-{period}"
+            found.append(LimitSpec(name, LimitKind.BUDGET, amount, per, unit=limit.unit, period=period, shadow=limit.shadow))
+    return found
