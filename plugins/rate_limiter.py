@@ -1,0 +1,123 @@
+"""Requests per window, with bursts, daily and monthly quotas, and other limits for other tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from gateway.plugin import Limit, LimitScope, LimitSpec, Plugin, Settings, limit_specs
+
+MAX_LIMITS = 16
+
+TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+_INHERITED = ("unit", "per", "shadow")
+
+
+def _at(field: str, message: str) -> ValidationError:
+    """An error at a field, which a model validator cannot otherwise say."""
+    line = InitErrorDetails(type=PydanticCustomError("missing", "{message}", {"message": message}), loc=(field,), input=None)
+    return ValidationError.from_exception_data("settings", [line])
+
+
+class Limits(Limit, Settings):
+    """One limit written directly, and/or several under ``limits``."""
+
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=MAX_LIMITS)] | None = Field(
+        None, description="Several limits at once; `unit`, `per` and `shadow` beside it hold for those that do not set them."
+    )
+
+    # the name is that of `Limit`'s own check, which this one replaces: here the direct form may be absent
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.limit is not None and self.window is None:
+            raise _at("window", "limit and window belong together")
+        if self.window is not None and self.limit is None:
+            raise _at("limit", "limit and window belong together")
+        if self.burst is not None and self.limit is None:
+            raise _at("limit", "burst needs limit and window")
+        if self._has_own:
+            self._own()
+        elif self.name is not None:
+            raise _at("limit", "name belongs to a limit")
+        elif not self._has_more:
+            raise _at("limit", "nothing is limited without limit and window, quota, limits or tiers")
+        if self.per is not None and not self.per:
+            raise ValueError("per must not be empty")
+        return self
+
+    @property
+    def _has_own(self) -> bool:
+        return self.limit is not None or self.quota is not None
+
+    @property
+    def _has_more(self) -> bool:
+        return self.limits is not None
+
+    def _own(self) -> Limit:
+        given = {name: getattr(self, name) for name in Limit.model_fields if name in self.model_fields_set}
+        if self.window is not None:
+            given["window"] = f"{self.window}ms"  # a bare number would be read as seconds
+        return Limit(**given)
+
+    def declared(self, *outer: Limits) -> list[Limit]:
+        """All limits of this level. What they leave out is taken from here, then from ``outer``."""
+        own = [self._own()] if self._has_own else []
+        return [_filled(limit, (self, *outer)) for limit in (*own, *(self.limits or ()))]
+
+
+def _filled(limit: Limit, levels: tuple[Limits, ...]) -> Limit:
+    found = {}
+    for name in _INHERITED:
+        source = next((level for level in (limit, *levels) if name in level.model_fields_set), limit)
+        found[name] = getattr(source, name)
+    return limit.model_copy(update=found)
+
+
+class Tier(Limits):
+    """The limits of one tier."""
+
+
+class RateLimiterSettings(Limits):
+    """Settings of `rate_limiter`. Everything declared holds at once; the strictest limit decides."""
+
+    tiers: Annotated[dict[TierName, Tier], Field(min_length=1, max_length=50)] | None = Field(
+        None, description="Further limits, chosen by the tenant's tier. Needs `default_tier`."
+    )
+    default_tier: str | None = Field(None, description="The tier whose limits hold for tenants of a tier that is not listed.")
+
+    @property
+    def _has_more(self) -> bool:
+        return self.limits is not None or self.tiers is not None
+
+    @model_validator(mode="after")
+    def _default_tier_exists(self) -> Self:
+        if self.tiers is None:
+            if self.default_tier is not None:
+                raise _at("tiers", "are required: default_tier chooses one of them")
+            return self
+        if self.default_tier is None:
+            raise _at("default_tier", "is required: without it, a tenant of a tier that is not listed would have no limit")
+        if self.default_tier not in self.tiers:
+            raise _at("default_tier", f"must be one of the tiers: {', '.join(self.tiers)}")
+        return self
+
+    def for_tier(self, tier: str) -> list[Limit]:
+        """The limits of a tenant of this tier."""
+        if self.tiers is None or self.default_tier is None:
+            return self.declared()
+        chosen = self.tiers.get(tier) or self.tiers[self.default_tier]
+        return self.declared() + chosen.declared(self)
+
+
+class RateLimiter(Plugin[RateLimiterSettings]):
+    """Limits how many requests pass: per window, with bursts, per day and month, and by tier."""
+
+    name = "rate_limiter"
+
+    def limits(self, scope: LimitScope) -> Sequence[LimitSpec]:
+        """What is declared for the tenant's tier. The decision is the store's, the refusal comes at this plugin's place."""
+        return limit_specs(self.settings.for_tier(scope.tier), scope.default_per)

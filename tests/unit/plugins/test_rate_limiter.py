@@ -1,0 +1,146 @@
+"""What a rate_limiter entry declares, for whom, and which declarations are refused."""
+
+import pytest
+
+from gateway.errors import InvalidField
+from gateway.plugin import LimitKind, LimitScope, Stage
+from tests.builders import a_plugin
+
+
+def declared(settings, tier="basic", default_per=("rule",)):
+    return a_plugin("rate_limiter", settings).limits(LimitScope(tier, default_per))
+
+
+def names(specs):
+    return [(spec.name, spec.limit) for spec in specs]
+
+
+def refusal(settings):
+    with pytest.raises(InvalidField) as caught:
+        a_plugin("rate_limiter", settings)
+    return str(caught.value.param).removeprefix("plugin.settings").lstrip("."), caught.value.message
+
+
+def test_limit_and_window_declare_one_exact_limit_of_the_rule():
+    (spec,) = declared({"limit": 100, "window": "1m"})
+    assert (spec.kind, spec.limit, spec.window_ms, spec.per, spec.unit) == (LimitKind.LOG, 100, 60_000, ("rule",), "requests")
+
+
+def test_a_required_entry_counts_for_the_tenant():
+    (spec,) = declared({"limit": 100, "window": "1m"}, default_per=("tenant",))
+    assert spec.per == ("tenant",)
+
+
+def test_per_says_what_the_count_is_kept_for():
+    (spec,) = declared({"limit": 1, "window": 1, "per": ["ip", "header:X-User"]})
+    assert spec.per == ("header:x-user", "ip")
+
+
+def test_a_bare_number_as_window_is_seconds_and_stays_so():
+    (spec,) = declared({"limit": 1, "window": 90})
+    assert spec.window_ms == 90_000
+
+
+def test_burst_makes_a_bucket():
+    (spec,) = declared({"limit": 10, "window": "1s", "burst": 50})
+    assert (spec.kind, spec.burst) == (LimitKind.BUCKET, 50)
+
+
+def test_a_quota_stands_alone_or_beside_a_limit():
+    assert names(declared({"quota": {"daily": 5, "monthly": 50}})) == [("requests-per-day", 5), ("requests-per-month", 50)]
+    assert names(declared({"limit": 2, "window": "1m", "quota": {"daily": 5}})) == [
+        ("requests-per-1m", 2),
+        ("requests-per-day", 5),
+    ]
+
+
+def test_several_limits_hold_at_once():
+    specs = declared({"limit": 1, "window": "1s", "limits": [{"limit": 2, "window": "1m"}, {"limit": 3, "window": "1h"}]})
+    assert names(specs) == [("requests-per-1s", 1), ("requests-per-1m", 2), ("requests-per-1h", 3)]
+
+
+TIERS = {
+    "tiers": {
+        "basic": {"limit": 10, "window": "1m"},
+        "pro": {"limit": 100, "window": "1m", "limits": [{"quota": {"daily": 1000}}]},
+    },
+    "default_tier": "basic",
+}
+
+
+@pytest.mark.parametrize(
+    ("tier", "expected"),
+    [
+        ("basic", [("requests-per-1m", 10)]),
+        ("pro", [("requests-per-1m", 100), ("requests-per-day", 1000)]),
+        ("unheard-of", [("requests-per-1m", 10)]),
+    ],
+)
+def test_the_tenants_tier_chooses_and_an_unlisted_one_gets_the_default(tier, expected):
+    assert names(declared(TIERS, tier)) == expected
+
+
+def test_a_limit_beside_tiers_holds_for_every_tier():
+    assert names(declared(TIERS | {"quota": {"daily": 7}}, "pro"))[0] == ("requests-per-day", 7)
+
+
+def test_shadow_per_and_unit_beside_several_limits_hold_for_those_that_do_not_say():
+    settings = {
+        "shadow": True,
+        "per": ["ip"],
+        "limits": [{"limit": 1, "window": "1s"}, {"limit": 2, "window": "1m", "shadow": False, "per": ["tenant"]}],
+    }
+    assert [(spec.shadow, spec.per) for spec in declared(settings)] == [(True, ("ip",)), (False, ("tenant",))]
+
+
+def test_tiers_inherit_through_both_levels_and_the_innermost_wins():
+    settings = {
+        "shadow": True,
+        "per": ["api_key"],
+        "default_tier": "basic",
+        "tiers": {
+            "basic": {
+                "per": ["ip"],
+                "limits": [{"limit": 1, "window": "1s"}, {"limit": 2, "window": "1m", "per": ["tenant"], "shadow": False}],
+            }
+        },
+    }
+    assert [(spec.shadow, spec.per) for spec in declared(settings)] == [(True, ("ip",)), (False, ("tenant",))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "words"),
+    [
+        ({}, "limit", "nothing is limited"),
+        ({"shadow": True}, "limit", "nothing is limited"),
+        ({"limit": 3}, "window", "limit and window belong together"),
+        ({"window": "1m"}, "limit", "limit and window belong together"),
+        ({"burst": 3}, "limit", "burst needs limit"),
+        ({"name": "x", "limits": [{"limit": 1, "window": 1}]}, "limit", "name belongs to a limit"),
+        ({"limit": 1, "window": "1 fortnight"}, "window", "30s, 1m or 1h30m"),
+        ({"limit": 0, "window": "1m"}, "limit", "greater than or equal to 1"),
+        ({"limit": 1, "window": "1m", "unit": "tokens"}, "unit", "requests"),
+        ({"limit": 1, "window": "1m", "per": ["cookie"]}, "per.0", "header:<name>"),
+        ({"limit": 1, "window": "1m", "per": []}, "", "per must not be empty"),
+        ({"limits": []}, "limits", "at least 1"),
+        ({"limits": [{"limit": 1}]}, "limits.0", "limit and window belong together"),
+        ({"quota": {}}, "quota", "daily or monthly"),
+        ({"default_tier": "basic", "limit": 1, "window": 1}, "tiers", "default_tier chooses"),
+        ({"tiers": TIERS["tiers"]}, "default_tier", "would have no limit"),
+        ({"tiers": TIERS["tiers"], "default_tier": "gold"}, "default_tier", "basic, pro"),
+        ({"tiers": {"basic": {"limit": 1}}, "default_tier": "basic"}, "tiers.basic.window", "belong together"),
+        ({"tiers": {"basic": {}}, "default_tier": "basic"}, "tiers.basic.limit", "nothing is limited"),
+        ({"limit": 1, "windw": "1m"}, "windw", "did you mean window?"),
+    ],
+)
+def test_an_incomplete_declaration_is_refused_and_the_field_named(settings, field, words):
+    param, message = refusal(settings)
+    assert param == field
+    assert words in message
+
+
+def test_it_takes_effect_before_anything_is_forwarded():
+    plugin = a_plugin("rate_limiter", {"limit": 1, "window": 1})
+    assert [stage for stage in Stage if plugin.runs_in(stage)] == [Stage.PRE_REQUEST]
+    assert not plugin.needs_request_body
+    assert not plugin.needs_reply_body
