@@ -1,0 +1,39 @@
+"""The only user of redis-py: admission, and the documents of the admin API."""
+
+from gateway.store.admission import Admission, Admissions, BoundLimit, Known, PlacedLimit, Stale, place_limit
+from gateway.store.api_keys import ApiKeyStore, StoredKey
+from gateway.store.connect import Connection, connect, describe
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.keyspace import Keyspace, limit_of
+from gateway.store.rules import RuleStore, StoredRule
+from gateway.store.stores import Stores, open_stores
+from gateway.store.tenants import StoredTenant, TenantStore, new_tenant_id
+from gateway.store.writing import Once, Repeated, new_id
+
+__all__ = [
+    "Admission",
+    "Admissions",
+    "ApiKeyStore",
+    "BoundLimit",
+    "Connection",
+    "EmbeddedServer",
+    "Keyspace",
+    "Known",
+    "Once",
+    "PlacedLimit",
+    "Repeated",
+    "RuleStore",
+    "Stale",
+    "StoredKey",
+    "StoredRule",
+    "StoredTenant",
+    "Stores",
+    "TenantStore",
+    "connect",
+    "describe",
+    "limit_of",
+    "new_id",
+    "new_tenant_id",
+    "open_stores",
+    "place_limit",
+]

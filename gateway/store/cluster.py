@@ -1,0 +1,167 @@
+"""redis-py's cluster client, changed where it does not fit a gateway that never retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, PipelineCommand, RedisCluster
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MaxConnectionsError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+_REDIRECTIONS = 8
+_REFRESH_SECONDS = 1.0
+
+
+class ClusterClient(RedisCluster):
+    """A cluster client. What differs from redis-py 8.1, where
+
+    * ASKING and the command it is for may leave on two connections, so that a slot on the move is not reached;
+    * a pipeline of which one node is lost loses the replies of all nodes, and never learns of a failover unless it retries;
+    * the fifth MOVED and every CLUSTERDOWN close the connections under everybody's commands, and the latter sleeps 250 ms;
+    * no wait for a free connection is possible.
+
+    A command is sent again only after MOVED or ASK, which say that it did not run. TRYAGAIN is left to the caller.
+    """  # noqa: D400, D415
+
+    def __init__(
+        self,
+        hosts: Sequence[tuple[str, int]],
+        *,
+        node_options: Mapping[str, Any],
+        pool_size: int,
+        pool_wait: float,
+        **options: Any,
+    ) -> None:
+        # One more connection than commands: the client's own questions about the topology do not queue.
+        super().__init__(
+            startup_nodes=[ClusterNode(host, port) for host, port in hosts], max_connections=pool_size + 1, **options
+        )
+        self.connection_kwargs.update(node_options)  # the dict that every node made later is given
+        for node in self.startup_nodes:
+            rest = dict(node_options)
+            node.connection_class = rest.pop("connection_class", node.connection_class)
+            node.connection_kwargs.update(rest)
+        self._pool_size, self._pool_wait = pool_size, pool_wait
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._stale_since = float("-inf")
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """A pipeline without transaction: commands are grouped by node, each node gets its own in one write."""
+        if transaction or shard_hint:
+            raise RedisClusterException("pipelines of the cluster client have no transactions")
+        return _Pipeline(self)  # type: ignore[abstract]  # redis-py declares an attribute it does not define
+
+    async def aclose(self) -> None:
+        """Close every connection. What redis-py has in its place does nothing while the topology is stale."""
+        self._initialize = True
+        manager = self.nodes_manager
+        nodes = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
+        closing = manager._background_tasks.union(*(node._background_tasks for node in nodes))
+        await asyncio.gather(*(node.disconnect() for node in nodes), *closing, return_exceptions=True)
+
+    async def send(self, commands: Sequence[PipelineCommand]) -> None:
+        """Run commands with keys, each on the node of its keys; ``result`` of each becomes its reply or exception."""
+        if self._initialize:
+            await self.initialize()
+        batches: dict[str, tuple[ClusterNode, list[PipelineCommand]]] = {}
+        for command in commands:
+            try:
+                node = self.nodes_manager.get_node_from_slot(await self._determine_slot(*command.args))
+            except RedisClusterException as error:
+                command.result = error
+            else:
+                batches.setdefault(node.name, (node, []))[1].append(command)
+        if len(batches) == 1:
+            ((node, batch),) = batches.values()
+            await self._deliver(node, batch)
+        else:
+            await asyncio.gather(*(self._deliver(node, batch) for node, batch in batches.values()))
+
+    async def _execute_command(self, target_node: ClusterNode, *args: Any, **kwargs: Any) -> Any:
+        command = PipelineCommand(0, *args, **kwargs)
+        await self._deliver(target_node, [command])
+        if isinstance(command.result, Exception):
+            raise command.result
+        return command.result
+
+    async def _deliver(self, node: ClusterNode, commands: list[PipelineCommand]) -> None:
+        await self._write(node, commands)
+        for command in commands:
+            for _ in range(_REDIRECTIONS):
+                if isinstance(command.result, MovedError):
+                    moved = command.result
+                    await self.nodes_manager.move_slot(moved)
+                    await self._write(self.nodes_manager.get_node_from_slot(moved.slot_id), [command])
+                elif isinstance(command.result, AskError):
+                    await self._write(self._node_at(command.result), [PipelineCommand(0, "ASKING"), command])
+                else:
+                    break
+
+    async def _write(self, node: ClusterNode, commands: list[PipelineCommand]) -> None:
+        slot = self._slots.setdefault(node.name, asyncio.Semaphore(self._pool_size))
+        try:
+            async with asyncio.timeout(self._pool_wait):
+                await slot.acquire()
+        except TimeoutError:
+            for command in commands:
+                command.result = MaxConnectionsError("all connections are in use")
+            return
+        try:
+            await node.execute_pipeline(commands)
+        except (RedisError, OSError) as error:  # before the first reply was read
+            for command in commands:
+                command.result = error
+        finally:
+            slot.release()
+        if any(_lost(command.result) for command in commands):
+            self._forget_topology()
+
+    def _forget_topology(self) -> None:
+        # A refresh makes every connection reconnect, so a slow node must not cause one for each of its commands.
+        now = asyncio.get_running_loop().time()
+        if now - self._stale_since > _REFRESH_SECONDS:
+            self._stale_since = now
+            self._initialize = True  # the next command asks for the topology first
+
+    def _node_at(self, redirection: AskError) -> ClusterNode:
+        node = self.get_node(redirection.host, redirection.port)
+        if node is None:
+            node = ClusterNode(redirection.host, redirection.port, "primary", **self.connection_kwargs)
+            self.nodes_manager.set_nodes(self.nodes_manager.nodes_cache, {node.name: node})
+        return node
+
+
+class _Pipeline(ClusterPipeline):
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Redis-py refuses this one command in a pipeline; by its keys it has a node like any other."""
+        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
+
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:  # noqa: ARG002
+        """Replies in the order of the commands; with ``raise_on_error=False`` exceptions stand in the place of replies."""
+        commands: list[PipelineCommand] = self._execution_strategy._command_queue  # type: ignore[attr-defined]
+        try:
+            await cast("ClusterClient", self.cluster_client).send(commands)
+        finally:
+            await self.reset()  # type: ignore[no-untyped-call]
+        results = [command.result for command in commands]
+        if raise_on_error:
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+        return results
+
+
+def _lost(result: Any) -> bool:
+    lost = (RedisConnectionError, RedisTimeoutError, ClusterDownError)
+    return isinstance(result, lost) and not isinstance(result, (MaxConnectionsError, BusyLoadingError))

@@ -1,0 +1,267 @@
+"""The only place that makes Redis clients, and the border at which their exceptions become the gateway's own.
+
+No client retries a command: a script whose reply was lost may have run. Reconnecting and following MOVED and ASK remain.
+
+A caller may be cancelled at any time: redis-py then closes the connection whose reply is outstanding, so nobody reads a reply
+that belongs to somebody else. Such a command may have run or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from redis import exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
+from redis.asyncio import Connection as TcpConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from gateway.config.sections import RedisSettings
+from gateway.errors import InternalError, Overloaded, StoreUnavailable
+from gateway.store.address import StoreAddress, parse_url, refusal
+from gateway.store.cluster import ClusterClient
+
+_log = logging.getLogger("gateway.store")
+
+
+class Node(Protocol):
+    """One server, of a cluster or the only one."""
+
+    async def execute_command(self, *args: Any) -> Any:
+        """Send one command to this server and return its reply."""
+
+    async def script_load(self, script: str | bytes) -> Any:
+        """Make this server know a script; returns its SHA-1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client and what depends on the form of the store.
+
+    ``client`` is a ``redis.asyncio`` client, loosely typed; its methods belong inside ``store_errors()``.
+    """
+
+    client: Any
+    is_cluster: bool = False
+    sentinels: tuple[Any, ...] = ()
+
+    async def ping(self) -> None:
+        """Ask whether the store answers. Raises StoreUnavailable, Overloaded."""
+        with store_errors():
+            await self.client.ping()
+
+    async def close(self) -> None:
+        """Close every connection, also those in use."""
+        await asyncio.gather(*(client.aclose() for client in (self.client, *self.sentinels)))
+
+    async def primaries(self) -> list[Node]:
+        """Every server that runs scripts: all primaries of a cluster, otherwise the client itself."""
+        if not self.is_cluster:
+            return [self.client]
+        with store_errors():
+            await self.client.initialize()
+        return [_ClusterNode(node) for node in self.client.get_primaries()]
+
+    async def server_version(self) -> tuple[int, ...]:
+        """The Redis version the first primary is compatible with: (7, 2, 4) on every Valkey, whatever its own number."""
+        node = (await self.primaries())[0]
+        with store_errors():
+            info = await node.execute_command("INFO", "server")
+        return tuple(int(part) for part in re.findall(r"\d+", str(info["redis_version"])))
+
+
+@dataclass(frozen=True, slots=True)
+class _ClusterNode:
+    node: Any
+
+    async def execute_command(self, *args: Any) -> Any:
+        return await self.node.execute_command(*args)
+
+    async def script_load(self, script: str | bytes) -> Any:
+        return await self.execute_command("SCRIPT LOAD", script)
+
+
+class _Recycled:
+    """A connection that a demoted primary answers READONLY is not used again: behind a DNS name waits the new one."""
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except redis_errors.ReadOnlyError:
+            self.mark_for_reconnect()  # type: ignore[attr-defined]
+            raise
+
+
+class _SharedTls:
+    """Takes a ready TLS context: redis-py makes one for each connection, which blocks the loop for some 45 ms."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        self._tls = tls
+        super().__init__(**options)
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments: Mapping[str, Any] = super()._connection_arguments()  # type: ignore[misc]
+        return {**arguments, "ssl": self._tls} if self._tls else arguments
+
+
+class _Tcp(_SharedTls, _Recycled, TcpConnection):
+    pass
+
+
+class _Unix(_Recycled, UnixDomainSocketConnection):
+    pass
+
+
+class _Managed(_SharedTls, SentinelManagedConnection):
+    pass
+
+
+class _Pool(BlockingConnectionPool):
+    """Tells "all connections are in use" apart from "no connection"."""
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:  # noqa: ARG002
+        try:
+            return await super().get_connection()  # type: ignore[no-untyped-call]
+        except redis_errors.ConnectionError as error:
+            if isinstance(error.__cause__, TimeoutError):  # asyncio's; a slow connect is redis-py's own TimeoutError
+                raise redis_errors.MaxConnectionsError("all connections are in use") from error
+            raise
+
+
+class _SentinelPool(SentinelConnectionPool, _Pool):
+    pass
+
+
+def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
+    """A client for ``url``, by default for what the settings name. Opens no connection yet.
+
+    Raises ConfigurationError naming ``redis.url``, also when a certificate file cannot be read.
+    """
+    url = url or settings.url
+    if url == "embedded":
+        raise refusal("embedded has no address before the embedded server is started")
+    address = parse_url(url) if url else _from_fields(settings)
+    options: dict[str, Any] = {
+        "socket_timeout": settings.command_timeout / 1000,
+        "socket_connect_timeout": settings.connect_timeout / 1000,
+        "health_check_interval": 0,
+        "client_name": "gateway",
+        "driver_info": None,
+        "username": address.username,
+        "password": address.password,
+        "retry": Retry(NoBackoff(), 0),
+        # On by default over TCP, they cost a command per connection, stretch timeouts and skip the check for unread replies.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if address.kind == "cluster":
+        extra = {"connection_class": _Tcp, "tls": _tls_context(address)}
+        options |= {"pool_size": settings.pool_size, "pool_wait": settings.pool_wait / 1000}
+        return Connection(ClusterClient(address.hosts, node_options=extra, **options), is_cluster=True)
+    options |= {"max_connections": settings.pool_size, "timeout": settings.pool_wait / 1000}
+    if address.kind == "unix":
+        return Connection(Redis.from_pool(_Pool(connection_class=_Unix, path=address.path, db=address.db, **options)))
+    options |= {"tls": _tls_context(address), "connection_class": _Tcp}
+    servers = [options | {"host": host, "port": port} for host, port in address.hosts]
+    if address.kind == "single":
+        return Connection(Redis.from_pool(_Pool(db=address.db, **servers[0])))
+    login = {name: address.options.get(f"sentinel_{name}") or None for name in ("username", "password")}
+    sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinel.sentinels = [Redis.from_pool(_Pool(**server | login)) for server in servers]
+    options |= {"connection_class": _Managed, "connection_pool_class": _SentinelPool}
+    client = sentinel.master_for(address.service, db=address.db, **options)
+    return Connection(client, sentinels=tuple(sentinel.sentinels))
+
+
+def describe(settings: RedisSettings) -> str:
+    """Where the store is, for people; without user, password and options. Raises ConfigurationError like `connect`."""
+    if settings.is_embedded:
+        return f"embedded, in {settings.data_dir}"
+    address = parse_url(settings.url) if settings.url else _from_fields(settings)
+    places = address.path or ", ".join(f"{host}:{port}" for host, port in address.hosts)
+    return f"{address.kind} {places}" + (f" name {address.service}" if address.service else "")
+
+
+def _from_fields(settings: RedisSettings) -> StoreAddress:
+    hosts = ((settings.host, settings.port),)
+    return StoreAddress("single", hosts, db=settings.db, password=settings.password.get_secret_value() or None)
+
+
+def _tls_context(address: StoreAddress) -> ssl.SSLContext | None:
+    if not address.tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=address.options.get("ssl_ca_certs"))
+        if "ssl_certfile" in address.options:
+            # An empty passphrase, so that an encrypted key is refused instead of asked for on the terminal.
+            context.load_cert_chain(address.options["ssl_certfile"], address.options.get("ssl_keyfile"), password="")
+    except OSError as error:
+        raise refusal(f"the certificate files cannot be used: {error}") from error
+    context.check_hostname = address.options.get("ssl_check_hostname") != "false"
+    return context
+
+
+# Errors
+
+_AUTH = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.AuthenticationWrongNumberOfArgsError,
+    redis_errors.NoPermissionError,
+)
+_UNAVAILABLE = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.InvalidResponse,
+    redis_errors.ClusterError,
+    redis_errors.SlotNotCoveredError,
+    redis_errors.AskError,
+    redis_errors.TryAgainError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+    OSError,
+)
+# What has no class of its own, and what Redis 6 wraps in an error of the script: "ERR Error running script …: -OOM command …".
+_UNAVAILABLE_CODE = re.compile(r"(?:^|caused error: |: -)(?:BUSY|READONLY|OOM|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN)\b")
+_TOPOLOGY = re.compile(r"Redis Cluster cannot be connected|All slots are not covered|could not agree")
+
+
+def store_error(error: Exception) -> Exception:
+    """The gateway's error for an exception of redis-py; ``NoScriptError`` comes back as it is, for the script runner.
+
+    For the replies of a pipeline, which are values. Overloaded: no free connection in time. StoreUnavailable: Redis did not
+    answer or may not be asked now. InternalError: everything else is a bug. What it says about a refused login is logged,
+    never part of the message.
+    """
+    if isinstance(error, redis_errors.NoScriptError):
+        return error
+    if isinstance(error, redis_errors.MaxConnectionsError):
+        return Overloaded()
+    refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
+    if isinstance(refusal, _AUTH):
+        _log.error("Redis refuses the gateway's user or password: %s", refusal)
+        return StoreUnavailable()
+    unavailable = isinstance(error, _UNAVAILABLE) or (
+        _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE
+    ).search(str(error))
+    return StoreUnavailable() if unavailable else InternalError()
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Inside, exceptions of redis-py and timeouts become those of ``store_error``, chained to the original."""
+    try:
+        yield
+    except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
+        mapped = store_error(error)
+        if mapped is error:
+            raise
+        raise mapped from error

@@ -1,0 +1,95 @@
+"""The names of all keys in Redis; no other module builds one.
+
+Every key of a tenant carries the hash tag ``{<subdomain>}``, so one script call touches one slot of a cluster. Values that
+a client chooses enter a name only as a digest of fixed length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from gateway.models import LimitKind, LimitSpec
+
+PREFIX = "gw:"
+
+
+class Keyspace:
+    """Names of one tenant's keys."""
+
+    __slots__ = ("_tag",)
+
+    def __init__(self, subdomain: str) -> None:
+        self._tag = f"{PREFIX}{{{subdomain}}}:"
+
+    @property
+    def tenant(self) -> str:
+        """Hash: id, version, status, keys_version, document."""
+        return f"{self._tag}tenant"
+
+    @property
+    def rules(self) -> str:
+        """Hash: rule id to document."""
+        return f"{self._tag}rules"
+
+    @property
+    def key_index(self) -> str:
+        """Hash: key id to the digests of its secrets, the current one first."""
+        return f"{self._tag}keys"
+
+    @property
+    def clock(self) -> str:
+        """String: the latest time the tenant's scripts have seen, in milliseconds."""
+        return f"{self._tag}clock"
+
+    def api_key(self, digest: str) -> str:
+        """Hash: status, revision, expires_ms, grace_ends_ms, used_ms, document."""
+        return f"{self._tag}key:{digest}"
+
+    def marker(self, admission_id: str) -> str:
+        """String: the state of one admission."""
+        return f"{self._tag}req:{admission_id}"
+
+    def idempotency(self, digest: str) -> str:
+        """String: the answer to a POST with an Idempotency-Key."""
+        return f"{self._tag}idem:{digest}"
+
+    def limit(self, tenant_id: str, owner: str, spec: LimitSpec) -> str:
+        """The state of a limit without the part that differs between requests, see `limit_of`.
+
+        ``owner`` is where the limit was declared (a rule, the tenant, a key): equal limits of different owners are
+        different limits. Units and window are in the name, so that a changed limit never reads what it cannot understand.
+        """
+        identity = digest((tenant_id, owner, spec.name, spec.unit, *spec.per))
+        extent = spec.period if spec.kind is LimitKind.BUDGET else str(spec.window_ms)
+        return f"{self._tag}limit:{spec.kind}:{extent}:{identity}"
+
+
+def limit_of(limit_key: str, values: Iterable[str]) -> str:
+    """The state of a limit for these values of its levels (a key, an address, a model, …)."""
+    return f"{limit_key}:{digest(values)}"
+
+
+def digest(parts: Iterable[str]) -> str:
+    """32 hexadecimal digits that no two different sequences of texts share."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape")
+        hasher.update(len(data).to_bytes(4, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+def tenant_index() -> str:
+    """Sorted set of the ids of all tenants, for lists."""
+    return f"{PREFIX}index:tenants"
+
+
+def tenant_creation(digest: str) -> str:
+    """String: the fingerprint of a request to create a tenant, whose own keys cannot tell of one with another subdomain."""
+    return f"{PREFIX}index:idem:{digest}"
+
+
+def key_lookup(secret_digest: str) -> str:
+    """String: the subdomain to which a key belongs, for requests whose host names no tenant."""
+    return f"{PREFIX}index:key:{secret_digest}"

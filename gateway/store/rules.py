@@ -1,0 +1,117 @@
+"""A tenant's rules as the admin API reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.errors import InternalError, NotFound
+from gateway.models import Rule, Tenant
+from gateway.store.connect import Connection, store_errors
+from gateway.store.scripts import ScriptRunner
+from gateway.store.tenants import StoredTenant, TenantStore
+from gateway.store.writing import (
+    Conflict,
+    Once,
+    Repeated,
+    check_etag,
+    etag,
+    new_version,
+    once_arguments,
+    once_digest,
+    repeated_or_conflict,
+    retried,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRule:
+    """A rule and the entity tag of its document."""
+
+    rule: Rule
+    etag: str
+
+
+class RuleStore:
+    """Every method takes the tenant's id first; a rule of another tenant is not found."""
+
+    def __init__(self, connection: Connection, runner: ScriptRunner, tenants: TenantStore) -> None:
+        self._connection = connection
+        self._runner = runner
+        self._tenants = tenants
+
+    async def create(
+        self, tenant_id: str, build: Callable[[Tenant], Rule], once: Callable[[Rule], Once | None] = lambda _: None
+    ) -> StoredRule | Repeated:
+        """Store what ``build`` makes for this tenant. Raises NotFound, IdempotencyConflict, and what ``build`` raises."""
+
+        async def attempt() -> StoredRule | Repeated:
+            stored = await self._tenants.get(tenant_id)
+            rule = build(stored.tenant)
+            repeated = await self._write(stored, rule.id, rule.model_dump_json(), once(rule))
+            return repeated or StoredRule(rule, etag(rule.model_dump_json().encode()))
+
+        return await retried(attempt)
+
+    async def get(self, tenant_id: str, rule_id: str) -> StoredRule:
+        """Raises NotFound."""
+        return await self._read(await self._tenants.get(tenant_id), rule_id)
+
+    async def all(self, tenant_id: str) -> list[Rule]:
+        """All rules, oldest first. Raises NotFound."""
+        stored = await self._tenants.get(tenant_id)
+        with store_errors():
+            documents = await self._connection.client.hvals(stored.keyspace.rules)
+        rules = [Rule.model_validate_json(document) for document in documents]
+        return sorted(rules, key=lambda rule: (rule.created_at, rule.id))
+
+    async def update(
+        self, tenant_id: str, rule_id: str, change: Callable[[Tenant, Rule], Rule], if_match: str | None = None
+    ) -> StoredRule:
+        """Replace a rule by what ``change`` makes of it. Raises NotFound, EditConflict, and what ``change`` raises."""
+
+        async def attempt() -> StoredRule:
+            stored = await self._tenants.get(tenant_id)
+            current = await self._read(stored, rule_id)
+            check_etag(if_match, current.etag)
+            changed = change(stored.tenant, current.rule)
+            await self._write(stored, rule_id, changed.model_dump_json(), None)
+            return StoredRule(changed, etag(changed.model_dump_json().encode()))
+
+        return await retried(attempt)
+
+    async def delete(self, tenant_id: str, rule_id: str, if_match: str | None = None) -> None:
+        """Raises NotFound, EditConflict."""
+
+        async def attempt() -> None:
+            stored = await self._tenants.get(tenant_id)
+            current = await self._read(stored, rule_id)
+            check_etag(if_match, current.etag)
+            await self._write(stored, rule_id, "", None)
+
+        await retried(attempt)
+
+    async def _read(self, stored: StoredTenant, rule_id: str) -> StoredRule:
+        with store_errors():
+            document = await self._connection.client.hget(stored.keyspace.rules, rule_id)
+        if document is None:
+            raise NotFound
+        return StoredRule(Rule.model_validate_json(document), etag(document))
+
+    async def _write(self, stored: StoredTenant, rule_id: str, document: str, once: Once | None) -> Repeated | None:
+        keyspace = stored.keyspace
+        reply = await self._runner.call(
+            "write_rule",
+            [keyspace.tenant, keyspace.rules, keyspace.idempotency(once_digest(once))],
+            [stored.version, new_version(), rule_id, document, *once_arguments(once)],
+        )
+        match reply:
+            case [b"written"]:
+                return None
+            case [b"conflict"]:
+                raise Conflict
+            case [b"unknown_tenant"]:
+                raise NotFound
+            case [b"repeated" | b"key_reused", *_]:
+                return repeated_or_conflict(reply)
+        raise InternalError from AssertionError(f"write_rule.lua replied {reply!r}")

@@ -1,0 +1,75 @@
+"""Runs the Lua scripts: loads them on every primary, calls them by digest, traces their errors back to a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from gateway.errors import ConfigurationError, InternalError
+from gateway.store.connect import Connection, Node, store_errors
+from gateway.store.script_source import Script
+
+_LOG = logging.getLogger("gateway.store")
+
+FIRST_VERSION_WITH_SHEBANG = (7, 0)
+
+Argument = str | bytes
+
+
+class ScriptRunner:
+    """Every decision and every write that touches more than one key goes through here.
+
+    A script is never sent twice for one call, but for the one case in which it cannot have run: the server does not know it.
+    """
+
+    def __init__(self, connection: Connection, scripts: Mapping[str, Script]) -> None:
+        self._connection = connection
+        self._scripts = dict(scripts)
+        self._shas = {name: script.sha for name, script in self._scripts.items()}
+
+    async def start(self, *, shebang: bool | None = None) -> None:
+        """Load every script and check that the server names it as we do. Raises StoreUnavailable, ConfigurationError.
+
+        ``shebang`` overrides what follows from the server's version.
+        """
+        if shebang is None:
+            shebang = await self._connection.server_version() >= FIRST_VERSION_WITH_SHEBANG
+        if shebang:
+            self._scripts = {name: script.with_shebang() for name, script in self._scripts.items()}
+        self._shas = {name: script.sha for name, script in self._scripts.items()}
+        with store_errors():
+            for primary in await self._connection.primaries():
+                for script in self._scripts.values():
+                    await self._load(primary, script)
+
+    async def _load(self, primary: Node, script: Script) -> None:
+        try:
+            answered = await primary.execute_command("SCRIPT LOAD", script.body)
+        except ResponseError as error:
+            raise ConfigurationError(f"lua/{script.name}.lua: {script.locate(str(error))}") from None
+        named = answered.decode() if isinstance(answered, bytes) else str(answered)
+        if named != script.sha:
+            raise ConfigurationError(f"lua/{script.name}.lua: the server calls it {named}, we call it {script.sha}")
+
+    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
+        """Run a script once. Raises StoreUnavailable, Overloaded, or InternalError if the script itself fails."""
+        client = self._connection.client
+        with store_errors():
+            try:
+                try:
+                    reply = await client.evalsha(self._shas[name], len(keys), *keys, *arguments)
+                except NoScriptError:
+                    reply = await client.eval(self._scripts[name].body, len(keys), *keys, *arguments)
+            except ResponseError as error:
+                self._explain(name, error)
+                raise
+        if not isinstance(reply, list):
+            raise InternalError from AssertionError(f"{name}.lua replied {reply!r}")
+        return reply
+
+    def _explain(self, name: str, error: ResponseError) -> None:
+        if "user_script" in str(error):
+            _LOG.error("lua/%s.lua failed: %s", name, self._scripts[name].locate(str(error)))

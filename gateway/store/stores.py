@@ -1,0 +1,42 @@
+"""All stores over one connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.resources import lua_folder
+from gateway.store.admission import Admissions
+from gateway.store.api_keys import ApiKeyStore
+from gateway.store.connect import Connection
+from gateway.store.rules import RuleStore
+from gateway.store.script_source import read_scripts
+from gateway.store.scripts import ScriptRunner
+from gateway.store.tenants import TenantStore
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the admin API and the proxy are given."""
+
+    connection: Connection
+    runner: ScriptRunner
+    admissions: Admissions
+    tenants: TenantStore
+    api_keys: ApiKeyStore
+    rules: RuleStore
+
+
+async def open_stores(connection: Connection, lease_ms: int, *, shebang: bool | None = None) -> Stores:
+    """Read and load the scripts. Raises ConfigurationError, StoreUnavailable; ``shebang`` as in `ScriptRunner.start`."""
+    runner = ScriptRunner(connection, read_scripts(lua_folder()))
+    await runner.start(shebang=shebang)
+    admissions = Admissions(connection, runner, lease_ms)
+    tenants = TenantStore(connection, runner)
+    return Stores(
+        connection,
+        runner,
+        admissions,
+        tenants,
+        ApiKeyStore(connection, runner, tenants, admissions),
+        RuleStore(connection, runner, tenants),
+    )

@@ -1,0 +1,61 @@
+-- admit: may this request of a tenant pass?
+--
+-- KEYS[1]   tenant    hash, as written by the admin API
+-- KEYS[2]   rules     hash of rule id to document
+-- KEYS[3]   api key   hash, named by the digest of the secret
+-- KEYS[4]   marker    string, named by the id of this admission
+-- KEYS[5]   clock     string, the latest time this tenant has seen, ms
+-- KEYS[6+]  limits    one a limit, in the order of the arguments
+-- ARGV[1]   version   of the tenant's configuration that the caller knows, or empty
+-- ARGV[2]   revision  of the key that the caller knows, or empty
+-- ARGV[3]   lease     ms; how long a repeated call is recognised
+-- ARGV[4]   now       empty; ms since 1970 in tests
+-- ARGV[5+]  limits    six a limit, see lib/limits
+--
+-- Returns  {"admitted", now_ms, five integers a limit}
+--        | {"replayed", admitted_at_ms, five integers a limit}: this admission was decided before and counted then
+--        | {"limited", now_ms, five integers a limit}
+--        | {"settled"}: this admission was cancelled before it arrived
+--        | {"unknown_tenant"} | {"invalid_key"} | {"suspended"}
+--        | {"stale", version, tenant document, revision, key document, rule document…}; what is current is empty
+-- Writes   only when it admits: marker, clock, every limit, and once a minute when the key was last used
+-- Flags    deny-oom
+
+--- @include "lib/clock"
+--- @include "lib/identity"
+--- @include "lib/limits"
+--- @include "lib/marker"
+
+local FIRST_LIMIT_KEY = 6
+local FIRST_LIMIT_ARGUMENT = 5
+local LAST_USE_PRECISION_MS = 60000
+
+local now = server_now(ARGV[4])
+local refusal, last_use = identify(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], now)
+if refusal then
+  return refusal
+end
+
+local limited = #KEYS >= FIRST_LIMIT_KEY
+local limits, states = {}, {}
+if limited then
+  now = held_now(KEYS[5], now)
+  local marker = redis.call('GET', KEYS[4])
+  if marker == MARKER_SETTLED then
+    return { 'settled' }
+  elseif marker then
+    local _, seen = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, now, true)
+    return append_peeked({ 'replayed', marker_time(marker) }, seen)
+  end
+  local refused
+  limits, states, refused = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, now, false)
+  if refused then
+    return append_peeked({ 'limited', now }, states)
+  end
+  redis.call('SET', KEYS[4], marker_of(now, limits, states), 'PX', ARGV[3])
+  advance_clock(KEYS[5], now)
+end
+if now - last_use >= LAST_USE_PRECISION_MS then
+  redis.call('HSET', KEYS[3], 'used_ms', decimal(now))
+end
+return charge_limits({ 'admitted', now }, limits, states, now)

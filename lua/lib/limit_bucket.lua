@@ -1,0 +1,57 @@
+-- limit_bucket: a token bucket; any t milliseconds admit at most burst + limit * t / window units
+--
+-- State: "<level> <ms>". A unit weighs `window`, so that a millisecond refills exactly `limit`: integers only.
+--- @include "lib/integers"
+
+local BUCKET_TTL_MARGIN_MS = 6000
+
+local function bucket_level(key, now, limit, capacity)
+  local stored = redis.call('GET', key)
+  if not stored then
+    return capacity, now
+  end
+  local level, at = string.match(stored, '^(%d+) (%d+)$')
+  level, at = tonumber(level), tonumber(at)
+  if now > at then
+    return math.min(capacity, level + (now - at) * limit), now
+  end
+  return math.min(capacity, level), at
+end
+
+local function bucket_store(key, level, at, limit, capacity)
+  local ttl = ceil_div(capacity - level, limit) + BUCKET_TTL_MARGIN_MS
+  redis.call('SET', key, decimal(level) .. ' ' .. decimal(at), 'PX', decimal(ttl))
+end
+
+local function bucket_peek(key, now, cost, limit, window, burst)
+  local capacity = burst * window
+  local level, at = bucket_level(key, now, limit, capacity)
+  local retry = 0
+  if cost > burst then
+    retry = -1
+  elseif level < cost * window then
+    retry = ceil_div(cost * window - level, limit) + at - now
+  end
+  local remaining = (level - level % window) / window
+  return {
+    used = burst - remaining,
+    remaining = remaining,
+    retry = retry,
+    reset = ceil_div(capacity - level, limit) + at - now,
+    level = level,
+    at = at,
+  }
+end
+
+local function bucket_charge(key, now, cost, limit, window, burst, state)
+  local capacity = burst * window
+  local level = state.level - cost * window
+  bucket_store(key, level, state.at, limit, capacity)
+  return ceil_div(capacity - level, limit) + state.at - now
+end
+
+local function bucket_refund(key, now, amount, limit, window, burst)
+  local capacity = burst * window
+  local level, at = bucket_level(key, now, limit, capacity)
+  bucket_store(key, math.min(capacity, level + amount * window), at, limit, capacity)
+end

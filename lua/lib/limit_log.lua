@@ -1,0 +1,91 @@
+-- limit_log: the exact sliding window; fewer than `limit` units in (now - window, now]
+--
+-- State: a list of the milliseconds at which a unit was admitted, newest first.
+--- @include "lib/integers"
+
+-- Longer than the window by the step that the clock may be held back.
+local LOG_TTL_MARGIN_MS = 6000
+
+local function log_entry(key, index)
+  return tonumber(redis.call('LINDEX', key, decimal(index)))
+end
+
+-- How many of the list's entries are newer than `edge`. Expired ones are few, at the old end: gallop from there, then halve.
+local function log_live(key, length, edge)
+  if length == 0 or log_entry(key, length - 1) > edge then
+    return length
+  end
+  local expired, step = length - 1, 1
+  local live = -1
+  while expired > 0 do
+    local index = expired - step
+    if index < 0 then
+      index = 0
+    end
+    if log_entry(key, index) > edge then
+      live = index
+      break
+    end
+    expired = index
+    step = step * 2
+  end
+  while expired - live > 1 do
+    local middle = math.floor((expired + live) / 2)
+    if log_entry(key, middle) > edge then
+      live = middle
+    else
+      expired = middle
+    end
+  end
+  return expired
+end
+
+local function log_peek(key, now, cost, limit, window)
+  local length = redis.call('LLEN', key)
+  local used = log_live(key, length, now - window)
+  local newest = 0
+  if used > 0 then
+    newest = log_entry(key, 0)
+  end
+  local retry = 0
+  if cost > limit then
+    retry = -1
+  elseif used + cost > limit then
+    -- so many of the oldest units have to leave
+    retry = log_entry(key, limit - cost) + window - now
+  end
+  local reset = 0
+  if used > 0 then
+    reset = newest + window - now
+  end
+  return {
+    used = used,
+    remaining = math.max(0, limit - used),
+    retry = retry,
+    reset = reset,
+    length = length,
+    newest = newest,
+  }
+end
+
+local function log_charge(key, now, cost, window, state)
+  if state.used == 0 then
+    if state.length > 0 then
+      redis.call('DEL', key)
+    end
+  elseif state.length > state.used then
+    redis.call('LTRIM', key, '0', decimal(state.used - 1))
+  end
+  -- after the clock was set back the list must stay sorted, or the search above would miss live units
+  local stamp = decimal(math.max(now, state.newest))
+  for _ = 1, cost do
+    redis.call('LPUSH', key, stamp)
+  end
+  redis.call('PEXPIRE', key, decimal(window + LOG_TTL_MARGIN_MS))
+  return math.max(now, state.newest) + window - now
+end
+
+-- Units admitted at `admitted_at` leave the window. Those that have left already are not looked for.
+local function log_refund(key, admitted_at, amount)
+  redis.call('LREM', key, decimal(amount), decimal(admitted_at))
+end

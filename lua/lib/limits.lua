@@ -1,0 +1,112 @@
+-- limits: every limit of a request, all or nothing
+--
+-- Six arguments a limit: kind, cost, limit, window in ms (log, bucket) or period (budget), burst, shadow ("1" or "0").
+-- Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms; retry_ms -1 says never.
+--- @include "lib/limit_log"
+--- @include "lib/limit_bucket"
+--- @include "lib/limit_budget"
+
+local LIMIT_ARGUMENTS = 6
+
+local function limit_at(key, first)
+  local kind = ARGV[first]
+  local limit = {
+    key = key,
+    kind = kind,
+    cost = tonumber(ARGV[first + 1]),
+    limit = tonumber(ARGV[first + 2]),
+    burst = tonumber(ARGV[first + 4]),
+    shadow = ARGV[first + 5] == '1',
+  }
+  if kind == 'budget' then
+    limit.period = ARGV[first + 3]
+  else
+    limit.window = tonumber(ARGV[first + 3])
+  end
+  return limit
+end
+
+local function peek_limit(limit, now)
+  if limit.kind == 'log' then
+    return log_peek(limit.key, now, limit.cost, limit.limit, limit.window)
+  elseif limit.kind == 'bucket' then
+    return bucket_peek(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
+  elseif limit.kind == 'budget' then
+    return budget_peek(limit.key, now, limit.cost, limit.limit, limit.period)
+  end
+  return error('unknown kind of limit: ' .. limit.kind)
+end
+
+local function charge_limit(limit, now, state)
+  if limit.kind == 'log' then
+    return log_charge(limit.key, now, limit.cost, limit.window, state)
+  elseif limit.kind == 'bucket' then
+    return bucket_charge(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst, state)
+  end
+  return budget_charge(limit.key, now, limit.cost, state)
+end
+
+-- Gives back what a limit was charged at `admitted_at`, once.
+local function refund_limit(limit, admitted_at, now)
+  if limit.kind == 'log' then
+    log_refund(limit.key, admitted_at, limit.cost)
+  elseif limit.kind == 'bucket' then
+    bucket_refund(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
+  else
+    budget_refund(limit.key, admitted_at, limit.cost, limit.period)
+  end
+end
+
+local function append_state(reply, refuses, used, remaining, retry, reset)
+  local size = #reply
+  reply[size + 1] = refuses
+  reply[size + 2] = used
+  reply[size + 3] = remaining
+  reply[size + 4] = retry
+  reply[size + 5] = reset
+end
+
+-- Phase 1: reads. Returns the limits, their states, and whether one that is no shadow refuses.
+-- `charged` says that the request was counted before, so that only the present state is wanted.
+local function peek_limits(first_key, first_argument, now, charged)
+  local limits, states, refused = {}, {}, false
+  local argument = first_argument
+  for index = first_key, #KEYS do
+    local limit = limit_at(KEYS[index], argument)
+    local state = peek_limit(limit, now)
+    if charged then
+      state.retry = 0
+    end
+    limits[#limits + 1] = limit
+    states[#states + 1] = state
+    if state.retry ~= 0 and not limit.shadow then
+      refused = true
+    end
+    argument = argument + LIMIT_ARGUMENTS
+  end
+  return limits, states, refused
+end
+
+local function append_peeked(reply, states)
+  for index = 1, #states do
+    local state = states[index]
+    append_state(reply, state.retry ~= 0 and 1 or 0, state.used, state.remaining, state.retry, state.reset)
+  end
+  return reply
+end
+
+-- Phase 2: writes. A shadow limit that would have refused counts nothing, as if it had. Limits with one key count once.
+local function charge_limits(reply, limits, states, now)
+  local resets = {}
+  for index = 1, #limits do
+    local limit, state = limits[index], states[index]
+    if state.retry == 0 then
+      local reset = resets[limit.key] or charge_limit(limit, now, state)
+      resets[limit.key] = reset
+      append_state(reply, 0, state.used + limit.cost, state.remaining - limit.cost, 0, reset)
+    else
+      append_state(reply, 1, state.used, state.remaining, state.retry, state.reset)
+    end
+  end
+  return reply
+end

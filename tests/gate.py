@@ -1,0 +1,160 @@
+"""Limits in virtual time: the scripts themselves, called with the moment that a test names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.store import Keyspace, Stores
+from tests.stores import LEASE_MS
+
+NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp() * 1_000)
+DAY = 86_400_000
+
+SUBDOMAIN = "testcompany"
+VERSION, REVISION, DIGEST = "v1", "r1", "d" * 64
+
+
+def ms(*moment: int) -> int:
+    """Milliseconds since 1970 of a UTC date and time."""
+    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1_000  # type: ignore[arg-type, misc]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit as the scripts take it. ``extent`` is a window in milliseconds, or a period."""
+
+    kind: str
+    limit: int
+    extent: int | str
+    burst: int = 0
+    shadow: bool = False
+    name: str = "a"
+    tenant: str = SUBDOMAIN
+
+    @property
+    def key(self) -> str:
+        return f"gw:{{{self.tenant}}}:limit:{self.kind}:{self.extent}:{self.name}"
+
+    def arguments(self, cost: int) -> list[str]:
+        return [self.kind, str(cost), str(self.limit), str(self.extent), str(self.burst), "1" if self.shadow else "0"]
+
+
+def log(limit: int, window: int = 60_000, **more: Any) -> Limit:
+    """The exact sliding window."""
+    return Limit("log", limit, window, **more)
+
+
+def bucket(limit: int, window: int = 60_000, *, burst: int, **more: Any) -> Limit:
+    """The token bucket."""
+    return Limit("bucket", limit, window, burst, **more)
+
+
+def budget(limit: int, period: str = "day", **more: Any) -> Limit:
+    """The quota of a calendar period."""
+    return Limit("budget", limit, period, **more)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a reply says of one limit."""
+
+    refuses: int
+    used: int
+    remaining: int
+    retry: int
+    reset: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A reply of admit.lua or rate_limit.lua that names limits."""
+
+    word: str
+    now: int
+    states: tuple[State, ...]
+
+    @property
+    def admitted(self) -> bool:
+        return self.word == "admitted"
+
+    @property
+    def state(self) -> State:
+        """Of the only limit."""
+        (only,) = self.states
+        return only
+
+
+@dataclass
+class Gate:
+    """One tenant with one key in front of limits."""
+
+    stores: Stores
+    subdomain: str = SUBDOMAIN
+    ids: Any = field(default_factory=lambda: (f"id{number}" for number in itertools.count(1)))
+
+    @property
+    def keyspace(self) -> Keyspace:
+        return Keyspace(self.subdomain)
+
+    async def prepare(self, **record: Any) -> Gate:
+        """Write tenant and key as the admin scripts do. ``record`` overrides fields of the key's."""
+        keys = [self.keyspace.tenant, self.keyspace.key_index, self.keyspace.api_key(DIGEST), self.keyspace.idempotency("none")]
+        tenant = [f"{self.subdomain}-0123456789ab", VERSION, "{tenant}"]
+        await self.stores.runner.call("create_tenant", keys, [*tenant, "key_1", DIGEST, REVISION, "", "{key}", "", "", "1000"])
+        if record:
+            await self.stores.connection.client.hset(keys[2], mapping=record)
+        return self
+
+    async def ask(
+        self,
+        limits: Sequence[Limit],
+        now: int | str,
+        cost: int = 1,
+        admission: str | None = None,
+        *,
+        version: str = VERSION,
+        revision: str = REVISION,
+        digest: str = DIGEST,
+    ) -> list[Any]:
+        """admit.lua; its reply as it is."""
+        names = self.keyspace
+        marker = names.marker(admission or next(self.ids))
+        keys = [names.tenant, names.rules, names.api_key(digest), marker, names.clock, *(limit.key for limit in limits)]
+        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        return await self.stores.runner.call("admit", keys, [version, revision, str(LEASE_MS), str(now), *arguments])
+
+    async def admit(self, limits: Sequence[Limit], now: int, cost: int = 1, admission: str | None = None) -> Decision:
+        """admit.lua, for a known tenant and key."""
+        return _decision(await self.ask(limits, now, cost, admission), len(limits))
+
+    async def rate_limit(self, limits: Sequence[Limit], now: int, cost: int = 1) -> Decision:
+        """rate_limit.lua."""
+        keys = [self.keyspace.clock, *(limit.key for limit in limits)]
+        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        return _decision(await self.stores.runner.call("rate_limit", keys, [str(now), *arguments]), len(limits))
+
+    async def cancel(self, limits: Sequence[Limit], now: int, admission: str, amount: int = 1) -> str:
+        """settle.lua; the only word of its reply."""
+        keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
+        arguments = [word for limit in limits for word in limit.arguments(amount)]
+        (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), str(now), *arguments])
+        return str(word.decode())
+
+    async def drain(self, limits: Sequence[Limit], now: int) -> int:
+        """How many requests of cost 1 are admitted now until one is refused."""
+        for count in range(10_000):
+            if not (await self.admit(limits, now)).admitted:
+                return count
+        raise AssertionError("10 000 requests were admitted")
+
+
+def _decision(reply: list[Any], limits: int) -> Decision:
+    word, now, *numbers = reply
+    assert all(type(number) is int for number in (now, *numbers)), reply
+    assert len(numbers) == 5 * limits, reply
+    states = tuple(State(*numbers[start : start + 5]) for start in range(0, len(numbers), 5))
+    return Decision(word.decode(), now, states)
