@@ -1,0 +1,192 @@
+"""Who calls the admin API, and whether they may."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from quart import Request
+
+from gateway import virtual_key
+from gateway.admin.operation import Access
+from gateway.config import ServerSettings
+from gateway.errors import (
+    AmbiguousCredentials,
+    InvalidApiKey,
+    MissingHost,
+    NotAllowed,
+    NotFound,
+    RateLimited,
+    TenantSuspended,
+)
+from gateway.models import ApiKey, Tenant
+from gateway.store import Stores
+from gateway.web import client_address, is_within
+
+MAX_ADDRESSES = 10_000
+WINDOW_S = 60.0
+BASIC_CHALLENGE = (("www-authenticate", 'Basic realm="gateway admin", charset="UTF-8"'),)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. ``name`` is ``operator``, the id of a key, ``open`` where no credential is needed, or ``everyone``.
+
+    ``governs`` says that the caller may change what a tenant is given: tier, status, plugins, and its existence.
+    """
+
+    name: str
+    governs: bool
+    key: ApiKey | None = None
+    credential: str = field(default="", repr=False)
+
+
+EVERYONE = Caller("everyone", governs=False)
+OPEN = Caller("open", governs=True)
+
+
+class FailedLogins:
+    """Counts wrong credentials by address, so that guessing is slow. Each process counts for itself."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._counts: dict[str, tuple[float, int]] = {}
+
+    def check(self, address: str) -> None:
+        """Raises RateLimited while the address has spent its tries of a minute; right credentials are refused as well then."""
+        began, count = self._counts.get(address, (0.0, 0))
+        left = began + WINDOW_S - self._clock()
+        if count >= self._limit and left > 0:
+            raise RateLimited(
+                "Too many wrong credentials from this address; try again later.",
+                headers=[("retry-after", str(int(left) + 1))],
+            )
+
+    def note(self, address: str) -> None:
+        """Count a wrong credential."""
+        now = self._clock()
+        began, count = self._counts.pop(address, (now, 0))
+        if now >= began + WINDOW_S:
+            began, count = now, 0
+        if len(self._counts) >= MAX_ADDRESSES:
+            del self._counts[next(iter(self._counts))]
+        self._counts[address] = (began, count + 1)
+
+
+class Authenticator:
+    """Decides for every request who calls. Nothing about a tenant, not even that it exists, is told before that."""
+
+    def __init__(self, stores: Stores, settings: ServerSettings, failed_logins: FailedLogins) -> None:
+        self._stores = stores
+        self._token = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
+        self._trusted = settings.trusted_proxies
+        self._failed = failed_logins
+
+    @property
+    def is_open(self) -> bool:
+        """True where no operator token is configured."""
+        return self._token is None
+
+    async def caller(self, request: Request, access: Access, tenant_id: str | None) -> Caller:
+        """The caller of a route. Raises InvalidApiKey, NotAllowed, TenantSuspended, RateLimited, AmbiguousCredentials.
+
+        Raises NotFound for a tenant that is not the key's own.
+        """
+        if access is Access.PUBLIC:
+            return EVERYONE
+        if self.is_open and access is not Access.TENANT:
+            return OPEN
+        challenge = BASIC_CHALLENGE if access is Access.BROWSER else None
+        credential = _credential(request, basic=access is Access.BROWSER)
+        if credential is None:
+            raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
+        peer = request.scope.get("client")
+        address = client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
+        self._failed.check(address)
+        if self._token is not None and hmac.compare_digest(credential.encode(), self._token.encode()):
+            return Caller("operator", governs=True, credential=credential)
+        found = await self._key(credential)
+        if found is None:
+            self._failed.note(address)
+            raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
+        tenant, key = found
+        if access is Access.TENANT and tenant_id != tenant.id:
+            raise NotFound
+        # Where no operator could lift a suspension, the tenant's own key must be able to.
+        if tenant.status == "suspended" and not self.is_open:
+            raise TenantSuspended
+        if "admin" not in key.scopes:
+            raise NotAllowed("This API key has no scope admin.", param="scopes")
+        if access is Access.OPERATOR:
+            raise NotAllowed("This call needs the operator token.")
+        if key.allowed_networks is not None and not is_within(address, key.allowed_networks):
+            raise NotAllowed("This API key may not be used from this address.", param="allowed_networks")
+        return Caller(key.id, governs=self.is_open, key=key, credential=credential)
+
+    async def _key(self, secret: str) -> tuple[Tenant, ApiKey] | None:
+        if not virtual_key.is_well_formed(secret):
+            return None
+        digest = virtual_key.digest(secret)
+        subdomain = await self._stores.admissions.subdomain_of_key(digest)
+        stored = None if subdomain is None else await self._stores.tenants.by_subdomain(subdomain)
+        if stored is None:
+            return None
+        try:
+            key = await self._stores.api_keys.authenticate(stored.tenant.id, digest, even_suspended=True)
+        except NotFound:
+            return None
+        return None if key is None else (stored.tenant, key)
+
+
+def check_host(host: str | None, settings: ServerSettings, is_loopback: Callable[[str], bool]) -> None:
+    """Raises MissingHost unless the admin API answers under this Host header.
+
+    A page on the Internet can make a browser call an address of its own name that resolves to loopback (DNS rebinding);
+    the name gives it away. With an operator token the page has no credential, so any name will do.
+    """
+    name = _host_name(host or "")
+    if name is None:
+        raise MissingHost(param="Host")
+    allowed = [allowed.lower() for allowed in settings.admin_allowed_hosts]
+    if allowed:
+        good = name in allowed
+    elif settings.admin_token is not None:
+        good = True
+    else:
+        good = is_loopback(name) or name == settings.admin_host.strip("[]").lower()
+    if not good:
+        raise MissingHost("The admin API does not answer under this host name; see server.admin_allowed_hosts.", param="Host")
+
+
+def _host_name(host: str) -> str | None:
+    """The name without port, in lower case."""
+    if host.startswith("["):
+        name, bracket, rest = host[1:].partition("]")
+        port = rest.removeprefix(":")
+        valid = bracket and (not rest or rest.startswith(":"))
+    else:
+        name, _, port = host.partition(":")
+        valid = True
+    return name.lower() if valid and name and (not port or port.isdigit()) else None
+
+
+def _credential(request: Request, *, basic: bool) -> str | None:
+    values: Sequence[str] = request.headers.getlist("authorization")
+    if len(set(values)) > 1:
+        raise AmbiguousCredentials(param="Authorization")
+    scheme, _, rest = values[0].partition(" ") if values else ("", "", "")
+    rest = rest.strip()
+    if scheme.lower() == "bearer" and rest:
+        return rest
+    if basic and scheme.lower() == "basic":
+        try:
+            _, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            return None
+        return password or None
+    return None

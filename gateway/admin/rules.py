@@ -1,0 +1,112 @@
+"""``/tenants/{tenant_id}/rules``: create, list, read, edit and delete."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from gateway.admin import audit
+from gateway.admin.answering import Answer, RuleList, ShownRule, no_content
+from gateway.admin.idempotency import Idempotency
+from gateway.admin.operation import Access, Body, Operation, operation
+from gateway.admin.parts import Parts, caller, route
+from gateway.admin.reading import if_match, parsed, read_object
+from gateway.admin.rule_checks import built, changed, shown
+from gateway.errors import IdempotencyConflict
+from gateway.models import NewRule, Rule, Tenant
+from gateway.store import Once, Repeated, new_id
+from gateway.store.writing import etag
+
+TAG = "rules"
+
+
+def rules_blueprint(parts: Parts) -> Blueprint:
+    """The routes of a tenant's rules."""
+    blueprint = Blueprint("rules", __name__)
+    rules = parts.stores.rules
+
+    @operation(
+        Operation(
+            Access.TENANT,
+            "Create a rule",
+            TAG,
+            "Holds for the next request of every replica. `warnings` tell what is allowed and probably not meant.",
+            status=201,
+            answer=ShownRule,
+            body=Body(NewRule),
+            errors=(IdempotencyConflict,),
+            has_etag=True,
+            takes_idempotency_key=True,
+        )
+    )
+    async def create_rule(tenant_id: str) -> Response:
+        new = parsed(NewRule, await read_object())
+        idempotency = await Idempotency.of_request(caller())
+        others = await rules.all(tenant_id)
+        rule_id = new_id("rule")
+
+        def build(tenant: Tenant) -> Rule:
+            return built(parts, tenant, rule_id, new)
+
+        def answer(rule: Rule) -> Answer:
+            tag = etag(rule.model_dump_json().encode())
+            return Answer(shown(parts, rule, others), 201, tag, f"/tenants/{tenant_id}/rules/{rule.id}")
+
+        def once(rule: Rule) -> Once | None:
+            return idempotency.once(answer(rule))
+
+        outcome = await rules.create(tenant_id, build, once)
+        if isinstance(outcome, Repeated):
+            return idempotency.response(outcome)
+        audit.record(caller(), "rule.create", tenant_id, rule_id, after=outcome.rule.public())
+        return answer(outcome.rule).response()
+
+    @operation(Operation(Access.TENANT, "List a tenant's rules", TAG, answer=RuleList))
+    async def list_rules(tenant_id: str) -> Response:
+        found = await rules.all(tenant_id)
+        return Answer({"rules": [shown(parts, rule, found) for rule in found], "count": len(found)}).response()
+
+    @operation(Operation(Access.TENANT, "Read a rule", TAG, answer=ShownRule, has_etag=True))
+    async def get_rule(tenant_id: str, rule_id: str) -> Response:
+        found = await rules.get(tenant_id, rule_id)
+        others = await rules.all(tenant_id)
+        return Answer(shown(parts, found.rule, others), etag=found.etag).response()
+
+    @operation(
+        Operation(
+            Access.TENANT,
+            "Edit a rule",
+            TAG,
+            "Fields that are not given stay as they are; one that is given is replaced as a whole. A masked header keeps its"
+            " stored value.",
+            answer=ShownRule,
+            body=Body(ShownRule, edit=True),
+            has_etag=True,
+            takes_if_match=True,
+        )
+    )
+    async def edit_rule(tenant_id: str, rule_id: str) -> Response:
+        changes = await read_object()
+        changes.pop("warnings", None)  # part of what was read, and no part of the rule
+        before: list[Rule] = []
+
+        def change(tenant: Tenant, rule: Rule) -> Rule:
+            before[:] = [rule]
+            return changed(parts, tenant, rule, changes)
+
+        after = await rules.update(tenant_id, rule_id, change, if_match())
+        audit.record(caller(), "rule.edit", tenant_id, rule_id, before[0].public(), after.rule.public())
+        others = await rules.all(tenant_id)
+        return Answer(shown(parts, after.rule, others), etag=after.etag).response()
+
+    @operation(Operation(Access.TENANT, "Delete a rule", TAG, status=204, takes_if_match=True))
+    async def delete_rule(tenant_id: str, rule_id: str) -> Response:
+        await rules.delete(tenant_id, rule_id, if_match())
+        audit.record(caller(), "rule.delete", tenant_id, rule_id)
+        return no_content()
+
+    route(blueprint, "/tenants/<tenant_id>/rules", ["POST"], create_rule)
+    route(blueprint, "/tenants/<tenant_id>/rules", ["GET"], list_rules)
+    route(blueprint, "/tenants/<tenant_id>/rules/<rule_id>", ["GET"], get_rule)
+    route(blueprint, "/tenants/<tenant_id>/rules/<rule_id>", ["PUT", "PATCH"], edit_rule)
+    route(blueprint, "/tenants/<tenant_id>/rules/<rule_id>", ["DELETE"], delete_rule)
+    return blueprint
