@@ -1,0 +1,172 @@
+"""Authentication and limits of a request, on the configuration that holds at this moment."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from gateway import virtual_key
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    InvalidApiKey,
+    Overloaded,
+    StoreUnavailable,
+    TenantSuspended,
+    UnknownTenant,
+)
+from gateway.proxy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.proxy.configurations import Configurations
+from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.plan import bind_limits, check_model, model_of, plan_request
+from gateway.proxy.request_body import RequestBody
+from gateway.proxy.request_head import RequestHead
+from gateway.store import Admission, Admissions, BoundLimit, Keyspace, Known, Stale
+
+MAX_ROUNDS = 8
+EARLY_BODY_BYTES = 64 << 10
+
+Later = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Which tenant a request is for and the digest of its key; neither is confirmed yet."""
+
+    subdomain: str
+    digest: str
+    by_host: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A decided request. ``body`` is set if a limit or the key needed to read it."""
+
+    id: str
+    tenant: CompiledTenant
+    key: CompiledKey
+    rule: CompiledRule
+    limits: Sequence[BoundLimit]
+    admission: Admission
+    body: bytes | None
+
+
+class Admitter:
+    """Finds the caller, asks the store, refreshes what is stale. ``later`` runs work off the path, with retries."""
+
+    def __init__(
+        self,
+        admissions: Admissions,
+        configurations: Configurations,
+        domains: TenantDomains,
+        later: Later,
+        max_inspected_bytes: int,
+    ) -> None:
+        self._admissions = admissions
+        self._configurations = configurations
+        self._domains = domains
+        self._later = later
+        self._max_inspected_bytes = max_inspected_bytes
+
+    async def identify(self, head: RequestHead) -> Caller:
+        """The tenant by host, on other hosts by key. Raises UnknownTenant, InvalidApiKey."""
+        subdomain = self._domains.subdomain_of(head.authority)
+        if head.secret is None or not virtual_key.is_well_formed(head.secret):
+            if subdomain is not None and not await self._admissions.tenant_exists(Keyspace(subdomain)):
+                raise UnknownTenant
+            raise InvalidApiKey
+        digest = virtual_key.digest(head.secret)
+        if subdomain is not None:
+            return Caller(subdomain, digest, by_host=True)
+        subdomain = self._configurations.subdomain_of(digest)
+        if subdomain is None:
+            subdomain = await self._admissions.subdomain_of_key(digest)
+            if subdomain is None:
+                raise InvalidApiKey
+            self._configurations.remember_subdomain(digest, subdomain)
+        return Caller(subdomain, digest, by_host=False)
+
+    async def admit(self, caller: Caller, head: RequestHead, body: RequestBody) -> Ticket:
+        """Decide the request: one round trip unless the configuration has changed. Raises whatever refuses it.
+
+        A refusal by limits is not raised: it takes effect at its place in the chain.
+        """
+        try:
+            return await self._admit(caller, head, body)
+        except UnknownTenant:
+            if caller.by_host:
+                raise
+            # the key's tenant is gone; on a host that names none, that is nobody's business
+            raise InvalidApiKey from None
+
+    async def _admit(self, caller: Caller, head: RequestHead, body: RequestBody) -> Ticket:
+        configurations = self._configurations
+        keyspace = Keyspace(caller.subdomain)
+        ticket_id = secrets.token_hex(16)
+        read: bytes | None = None
+        for _ in range(MAX_ROUNDS):
+            tenant = configurations.tenant(caller.subdomain)
+            key = configurations.key(caller.subdomain, caller.digest)
+            known = configurations.known(tenant, key)
+            plan = plan_request(tenant, key, head)
+            rule, refusal = plan.rule, plan.refusal
+            limits: list[BoundLimit] = []
+            if key is not None and rule is not None and refusal is None:
+                model: str | None = None
+                if rule.needs_model or key.needs_model:
+                    if read is None and (body.length is None or body.length > EARLY_BODY_BYTES):
+                        # authentication before cost: only a good key makes us read a large body
+                        stale = await self._admissions.validate(keyspace, caller.digest, known)
+                        if stale is not None:
+                            configurations.update(caller.subdomain, caller.digest, stale)
+                            continue
+                    if read is None:
+                        read = await body.read(self._max_inspected_bytes)
+                    model, refusal = _model(head, key, read)
+                if refusal is None:
+                    limits = bind_limits((*key.limits, *rule.limits), head, key, rule, model)
+            outcome = await self._ask(keyspace, caller, ticket_id, limits, known)
+            if isinstance(outcome, Stale):
+                configurations.update(caller.subdomain, caller.digest, outcome)
+                continue
+            if refusal is not None:
+                raise refusal
+            if tenant is None or key is None or rule is None:
+                raise InternalError from AssertionError("admitted without a configuration")
+            return Ticket(ticket_id, tenant, key, rule, limits, outcome, read)
+        raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
+
+    def knows(self, caller: Caller) -> bool:
+        """True if the caller's tenant was seen in the store."""
+        return self._configurations.tenant(caller.subdomain) is not None
+
+    def release(self, ticket: Ticket, limits: Sequence[BoundLimit]) -> None:
+        """Give back what these limits were charged, off the path of the request."""
+        if ticket.admission.admitted and limits:
+            self._cancel(ticket.tenant.keyspace, ticket.id, limits)
+
+    async def _ask(
+        self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known
+    ) -> Admission | Stale:
+        try:
+            return await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
+        except (UnknownTenant, InvalidApiKey, TenantSuspended, Overloaded):
+            raise  # nothing was charged, or not even sent
+        except BaseException:
+            # the reply is lost, the decision may not be: void it, whichever of the two arrives first
+            if limits:
+                self._cancel(keyspace, ticket_id, limits)
+            raise
+
+    def _cancel(self, keyspace: Keyspace, ticket_id: str, limits: Sequence[BoundLimit]) -> None:
+        self._later(lambda: self._admissions.cancel(keyspace, ticket_id, limits))
+
+
+def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None, GatewayError | None]:
+    try:
+        model = model_of(head, body)
+        check_model(key, head, model)
+    except GatewayError as refusal:
+        return None, refusal
+    return model, None

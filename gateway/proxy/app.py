@@ -1,0 +1,85 @@
+"""The Quart app of the proxy: its own pages, with the data plane in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quart import Quart, Response
+
+from gateway.config import Config
+from gateway.forwarder import Forwarder
+from gateway.proxy.admitter import Admitter
+from gateway.proxy.background import Background
+from gateway.proxy.compiled import Compiler
+from gateway.proxy.configurations import Configurations
+from gateway.proxy.data_plane import DataPlane
+from gateway.proxy.forwarding import Forwarding
+from gateway.proxy.gate import Gate
+from gateway.proxy.hosts import TenantDomains
+from gateway.registry import Registry
+from gateway.secrets import Vault
+from gateway.store import Stores
+from gateway.telemetry import AccessLog, Metrics
+from gateway.web import health_blueprint, install_error_handlers
+
+DRAIN_BACKGROUND_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyParts:
+    """What the proxy is given; it opens and closes only its own connections to targets."""
+
+    config: Config
+    stores: Stores
+    registry: Registry
+    vault: Vault
+    metrics: Metrics
+    access_log: AccessLog
+    draining: Callable[[], bool]
+
+
+def create_proxy_app(parts: ProxyParts) -> Quart:
+    """An ASGI app for any server."""
+    app = Quart("gateway.proxy", static_folder=None)
+    install_error_handlers(app)
+    app.register_blueprint(health_blueprint(parts.stores.connection.ping, parts.draining))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        text, media_type = parts.metrics.exposition()
+        return Response(text, content_type=media_type)
+
+    config = parts.config
+    background = Background()
+    forwarder = Forwarder(config.upstream)
+    domains = TenantDomains(config.server.tenant_domains)
+    gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
+    parts.metrics.in_flight.set_function(lambda: gate.in_flight)
+    compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
+    admitter = Admitter(
+        parts.stores.admissions, Configurations(compiler), domains, background.run, config.limits.max_inspected_bytes
+    )
+
+    @app.before_serving
+    async def start() -> None:
+        await forwarder.start()
+
+    @app.after_serving
+    async def stop() -> None:
+        await background.drain(DRAIN_BACKGROUND_MS)
+        await forwarder.stop()
+
+    data_plane = DataPlane(
+        app.asgi_app,
+        config=config,
+        domains=domains,
+        admitter=admitter,
+        forwarding=Forwarding(admitter, forwarder, background, config.limits),
+        gate=gate,
+        metrics=parts.metrics,
+        access_log=parts.access_log,
+    )
+    # Quart's own seam for ASGI middleware
+    app.asgi_app = data_plane  # type: ignore[method-assign]
+    return app

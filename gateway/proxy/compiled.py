@@ -1,0 +1,181 @@
+"""A tenant's configuration compiled once, so that a request finds everything ready."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from dataclasses import dataclass
+
+from gateway.config import Config
+from gateway.errors import GatewayError, InternalError
+from gateway.headers import RawHeaders
+from gateway.models import ApiKey, Rule, Tenant, limit_specs
+from gateway.pipeline import Chain, Entry, OnFailure
+from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
+from gateway.registry import Registry
+from gateway.routing import Matcher, Route
+from gateway.secrets import Vault, is_sealed
+from gateway.store import Keyspace, PlacedLimit, Stale, place_limit
+from gateway.targets import Target, parse_target
+from gateway.targets.addresses import IPNetwork
+
+_LOG = logging.getLogger("gateway.proxy")
+
+_STATIC_LEVELS = frozenset({"tenant", "rule"})
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail."""
+
+    info: RuleInfo
+    strip_path: bool
+    preserve_host: bool
+    target: Target
+    headers: tuple[tuple[bytes, bytes], ...]
+    header_names: frozenset[bytes]
+    retries: int | None
+    passed_headers: frozenset[bytes]
+    chain: Chain
+    limits: tuple[PlacedLimit, ...]
+    needs_model: bool
+    fault: GatewayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledTenant:
+    """A tenant at one version of its configuration."""
+
+    version: str
+    info: TenantInfo
+    keyspace: Keyspace
+    matcher: Matcher[CompiledRule]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKey:
+    """A key at one revision."""
+
+    revision: str
+    info: ApiKeyInfo
+    may_call: bool
+    rules: frozenset[str] | None
+    models: frozenset[str] | None
+    networks: tuple[IPNetwork, ...] | None
+    limits: tuple[PlacedLimit, ...]
+    needs_model: bool
+
+
+class Compiler:
+    """Makes the compiled forms from the documents in the store."""
+
+    def __init__(self, registry: Registry, vault: Vault, config: Config, on_failure: OnFailure) -> None:
+        self._registry = registry
+        self._vault = vault
+        self._config = config
+        self._on_failure = on_failure
+
+    def tenant(self, stale: Stale) -> CompiledTenant:
+        """From a reply that carries the tenant's document. Raises pydantic's ValidationError for a damaged one."""
+        if stale.tenant_document is None:
+            raise InternalError from AssertionError("no tenant document")
+        tenant = Tenant.model_validate_json(stale.tenant_document)
+        rules = [Rule.model_validate_json(document) for document in stale.rule_documents]
+        rules.sort(key=lambda rule: (rule.created_at, rule.id))
+        keyspace = Keyspace(tenant.subdomain)
+        return CompiledTenant(
+            stale.version,
+            TenantInfo(tenant.id, tenant.name, tenant.subdomain, tenant.tier),
+            keyspace,
+            Matcher(Route(rule.path, rule.methods, self._rule(tenant, rule, keyspace)) for rule in rules if rule.active),
+        )
+
+    def key(self, tenant: TenantInfo, document: bytes, revision: str) -> CompiledKey:
+        """From a key's document."""
+        key = ApiKey.model_validate_json(document)
+        keyspace = Keyspace(tenant.subdomain)
+        limits = tuple(
+            place_limit(keyspace, tenant.id, f"key:{key.id}", spec, -1, [level for level in spec.per if level != "tenant"])
+            for spec in limit_specs(key.limits, ("api_key",))
+        )
+        return CompiledKey(
+            revision,
+            ApiKeyInfo(key.id, key.name, key.metadata),
+            "proxy" in key.scopes,
+            None if key.allowed_rules is None else frozenset(key.allowed_rules),
+            None if key.allowed_models is None else frozenset(key.allowed_models),
+            None if key.allowed_networks is None else tuple(ipaddress.ip_network(str(net)) for net in key.allowed_networks),
+            limits,
+            key.allowed_models is not None or any("model" in limit.levels for limit in limits),
+        )
+
+    def _rule(self, tenant: Tenant, rule: Rule, keyspace: Keyspace) -> CompiledRule:
+        fault: GatewayError | None = None
+        headers: RawHeaders = []
+        chain = Chain((), 1, self._on_failure)
+        limits: tuple[PlacedLimit, ...] = ()
+        target = Target("https", "invalid", 443, "", inner=False)
+        try:
+            target = parse_target(rule.target, self._config.upstream)
+            headers = self._headers(tenant, rule)
+            entries = self._entries(tenant, rule)
+            chain = Chain(entries, self._config.limits.plugin_timeout, self._on_failure)
+            limits = self._limits(keyspace, tenant, rule, chain)
+        except Exception as error:
+            # stored settings, seals and plugins may fail in any way; only this rule's requests do
+            _LOG.error("rule %s of tenant %s cannot be used: %s", rule.id, tenant.id, error)
+            fault = InternalError("This route is configured in a way that cannot be used; the log names the reason.")
+        return CompiledRule(
+            info=RuleInfo(rule.id, rule.path, rule.target),
+            strip_path=rule.strip_path,
+            preserve_host=rule.preserve_host,
+            target=target,
+            headers=tuple(headers),
+            header_names=frozenset(name for name, _ in headers),
+            retries=rule.retry_attempts,
+            passed_headers=frozenset(name.lower().encode() for name in rule.pass_response_headers),
+            chain=chain,
+            limits=limits,
+            needs_model=any("model" in limit.levels for limit in limits),
+            fault=fault,
+        )
+
+    def _headers(self, tenant: Tenant, rule: Rule) -> RawHeaders:
+        headers: RawHeaders = []
+        for name, stored in rule.headers.items():
+            lowered = name.lower()
+            value = self._vault.open(stored, f"{tenant.id}/{rule.id}/{lowered}") if is_sealed(stored) else stored
+            headers.append((lowered.encode(), value.encode("latin-1")))
+        return headers
+
+    def _entries(self, tenant: Tenant, rule: Rule) -> list[Entry]:
+        entries = []
+        for name, ref in tenant.required_plugins.items():
+            if ref.enabled:
+                plugin = self._registry.create(name, ref.settings, ref.stage)
+                entries.append(Entry(name, plugin, ref.priority, ref.on_error, required=True))
+        for own in rule.plugin_chain:
+            if own.enabled:
+                plugin = self._registry.create(own.name, own.settings, own.stage)
+                entries.append(Entry(own.name, plugin, own.priority, own.on_error, required=False))
+        return entries
+
+    def _limits(self, keyspace: Keyspace, tenant: Tenant, rule: Rule, chain: Chain) -> tuple[PlacedLimit, ...]:
+        placed: list[PlacedLimit] = []
+        taken: set[str] = set()
+        for index, entry, spec in chain.limits(tenant.tier):
+            # a limit belongs to where it is configured; `tenant` in `per` lifts it to all rules, `rule` splits it among them
+            shared = entry.required or "tenant" in spec.per
+            owner = f"tenant/{entry.name}" if shared else f"rule:{rule.id}/{entry.name}"
+            if shared and "rule" in spec.per:
+                owner = f"{owner}/rule:{rule.id}"
+            levels = [level for level in spec.per if level not in _STATIC_LEVELS]
+            number = 1
+            limit = place_limit(keyspace, tenant.id, owner, spec, index, levels)
+            while limit.key in taken:
+                # two equal limits in one chain are two limits; one call must not charge the same state twice
+                number += 1
+                limit = place_limit(keyspace, tenant.id, f"{owner}#{number}", spec, index, levels)
+            taken.add(limit.key)
+            placed.append(limit)
+        return tuple(placed)

@@ -1,0 +1,102 @@
+"""What this replica knows of tenants and keys. Never the truth: every admission checks the versions."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from gateway.errors import InternalError
+from gateway.proxy.compiled import CompiledKey, CompiledTenant, Compiler
+from gateway.store import Known, Stale
+
+_LOG = logging.getLogger("gateway.proxy")
+
+MAX_TENANTS = 10_000
+MAX_KEYS = 100_000
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """A dictionary that forgets what was not used for longest."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """The value, which becomes the most recent."""
+        value = self._items.get(key)
+        if value is not None:
+            self._items.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Store a value, and drop the oldest if there are too many."""
+        self._items[key] = value
+        self._items.move_to_end(key)
+        if len(self._items) > self._size:
+            self._items.popitem(last=False)
+
+
+class Configurations:
+    """Compiled tenants by subdomain, compiled keys by tenant and digest, and which tenant a key belongs to."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self._tenants: Recent[str, CompiledTenant] = Recent(MAX_TENANTS)
+        self._keys: Recent[tuple[str, str], CompiledKey] = Recent(MAX_KEYS)
+        self._subdomains: Recent[str, str] = Recent(MAX_KEYS)
+
+    def tenant(self, subdomain: str) -> CompiledTenant | None:
+        """As last seen."""
+        return self._tenants.get(subdomain)
+
+    def key(self, subdomain: str, digest: str) -> CompiledKey | None:
+        """As last seen."""
+        return self._keys.get((subdomain, digest))
+
+    def known(self, tenant: CompiledTenant | None, key: CompiledKey | None) -> Known:
+        """What to tell the script about our knowledge."""
+        return Known(tenant.version if tenant else "", key.revision if key else "")
+
+    def update(self, subdomain: str, digest: str, stale: Stale) -> None:
+        """Compile what the script sent instead of a decision.
+
+        In place of a document that is damaged the last good one stays in force. Raises InternalError where there is none.
+        """
+        if stale.tenant_document is not None:
+            last = self._tenants.get(subdomain)
+            try:
+                compiled = self._compiler.tenant(stale)
+            except ValidationError as error:
+                compiled = replace(_kept(last, subdomain, error), version=stale.version)
+            self._tenants.put(subdomain, compiled)
+        tenant = self._tenants.get(subdomain)
+        if stale.key_document is not None and tenant is not None:
+            last_key = self._keys.get((subdomain, digest))
+            try:
+                key = self._compiler.key(tenant.info, stale.key_document, stale.revision)
+            except ValidationError as error:
+                key = replace(_kept(last_key, subdomain, error), revision=stale.revision)
+            self._keys.put((subdomain, digest), key)
+
+    def subdomain_of(self, digest: str) -> str | None:
+        """The tenant of a key, if it was asked for before; it never changes."""
+        return self._subdomains.get(digest)
+
+    def remember_subdomain(self, digest: str, subdomain: str) -> None:
+        """Keep what the index said."""
+        self._subdomains.put(digest, subdomain)
+
+
+def _kept(last: V | None, subdomain: str, error: ValidationError) -> V:
+    _LOG.error("the stored configuration of tenant %s is damaged: %d errors", subdomain, error.error_count())
+    if last is None:
+        raise InternalError("This tenant's stored configuration is damaged.") from error
+    return last

@@ -1,0 +1,194 @@
+"""What becomes of an admitted request: its chain, its target, its reply."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any, cast
+
+from gateway.config import LimitsSettings
+from gateway.errors import InternalError, UpstreamAuthFailed, UpstreamUnreachable
+from gateway.forwarder import BodyBroken, Forwarder, UpstreamReply
+from gateway.headers import HOP_BY_HOP, RawHeaders, forwarded, limit_headers, returned
+from gateway.plugin import Answer, Exchange, Headers, Reply, Request
+from gateway.proxy.admitter import Admitter, Ticket
+from gateway.proxy.background import Background
+from gateway.proxy.leave_watch import LeaveWatch
+from gateway.proxy.refusals import refusal_of
+from gateway.proxy.reply_writer import ReplyWriter
+from gateway.proxy.request_body import ClientLeft, RequestBody
+from gateway.proxy.request_head import RequestHead
+from gateway.routing import upstream_path
+from gateway.telemetry import Visit, stopwatch
+
+_LOG = logging.getLogger("gateway.proxy")
+
+READ_AT_ONCE_BYTES = 64 << 10
+
+_FRAMING = HOP_BY_HOP | {b"content-length"}
+
+
+class Forwarding:
+    """Takes admitted requests to their end: plugins, target, reply."""
+
+    def __init__(self, admitter: Admitter, forwarder: Forwarder, background: Background, limits: LimitsSettings) -> None:
+        self._admitter = admitter
+        self._forwarder = forwarder
+        self._background = background
+        self._limits = limits
+
+    async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
+        """Answer the request. Raises what refuses it, and ClientLeft."""
+        chain, states = ticket.rule.chain, ticket.admission.states
+        refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
+        exchange = _exchange_of(ticket, head, visit)
+        watch = LeaveWatch(body)
+        elapsed = stopwatch()
+        try:
+            last = -2  # before the key's own limits, which stand at -1
+            try:
+                if exchange.request.body is None and chain.reads_request_body_before(refused_at):
+                    exchange.request.body = await body.read(self._limits.max_inspected_bytes)
+                stopped = await chain.pre_request(exchange, refused_at, refusal)
+                last = len(chain.entries) if stopped is None else stopped.index
+            finally:
+                # limits whose place was not reached are not charged
+                self._admitter.release(ticket, [limit for limit in ticket.limits if limit.placed.entry > last])
+            if ticket.limits:
+                reply.extra = limit_headers([state for state in states if state.entry <= last])
+            if stopped is not None and stopped.error is not None:
+                raise stopped.error
+            if exchange.answer is not None:
+                await self._answer(ticket, exchange, exchange.answer, reply)
+            else:
+                await self._forward(ticket, head, body, exchange, reply, visit, watch)
+        except asyncio.CancelledError:
+            if watch.left:
+                cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+                raise ClientLeft from None
+            raise
+        finally:
+            watch.stop()
+            if chain.observes:
+                exchange.timings.total_ms = elapsed()
+                self._background.run_once(lambda: chain.post_response(exchange))
+
+    async def _answer(self, ticket: Ticket, exchange: Exchange, answer: Answer, reply: ReplyWriter) -> None:
+        """A plugin's answer goes to the client like the target's: what is checked in every reply is checked in it too."""
+        exchange.reply = made = Reply(answer.status, Headers.of(answer.headers), answer.body)
+        await ticket.rule.chain.pre_response(exchange)
+        await reply.whole(made.status, made.headers.raw, made.body or b"")
+
+    async def _forward(
+        self,
+        ticket: Ticket,
+        head: RequestHead,
+        body: RequestBody,
+        exchange: Exchange,
+        reply: ReplyWriter,
+        visit: Visit,
+        watch: LeaveWatch,
+    ) -> None:
+        rule, request = ticket.rule, exchange.request
+        if request.body is None and (body.complete or (body.length is not None and body.length <= READ_AT_ONCE_BYTES)):
+            request.body = await body.read(READ_AT_ONCE_BYTES)
+        if body.complete:
+            watch.start()
+        else:
+            body.on_complete = watch.start
+        payload = body if request.body is None else request.body or None
+        url = rule.target.url(upstream_path(rule.info.path, rule.strip_path, request.path), request.query)
+        elapsed = stopwatch()
+        upstream = await self._forwarder.open(
+            rule.target, request.method, url, _upstream_headers(ticket, head, body, exchange), payload, rule.retries
+        )
+        try:
+            visit.upstream_ms = exchange.timings.upstream_ms = elapsed()
+            if upstream.status in (401, 403):
+                _LOG.warning("target %s of rule %s answered %d", rule.target.origin, rule.info.id, upstream.status)
+                raise UpstreamAuthFailed(headers=[("x-should-retry", "false")])
+            received = Headers(returned(upstream.raw_headers, rule.passed_headers))
+            exchange.reply = Reply(upstream.status, received)
+            await rule.chain.post_request(exchange)
+            if rule.chain.needs_reply_body and not _is_event_stream(received):
+                exchange.reply.body = await self._read_reply(upstream)
+            await rule.chain.pre_response(exchange)
+            await self._send(exchange, upstream, reply, watch)
+        finally:
+            upstream.close()
+
+    async def _read_reply(self, upstream: UpstreamReply) -> bytes:
+        try:
+            body = await upstream.read(self._limits.max_inspected_bytes)
+        except BodyBroken as error:
+            raise UpstreamUnreachable("The target of this route broke off its reply.") from error
+        if body is None:
+            raise UpstreamUnreachable("The target's reply is longer than what the plugins of this route may read.")
+        return body
+
+    async def _send(self, exchange: Exchange, upstream: UpstreamReply, reply: ReplyWriter, watch: LeaveWatch) -> None:
+        answered = exchange.reply
+        if answered is None:
+            raise InternalError from AssertionError("a plugin removed the reply")
+        if answered.body is not None and exchange.request.method != "HEAD":
+            watch.stop()
+            await reply.whole(answered.status, answered.headers.raw, answered.body)
+            return
+        await reply.start(answered.status, answered.headers.raw)
+        try:
+            async with contextlib.aclosing(upstream.chunks()) as chunks:
+                async for chunk in chunks:
+                    if watch.left:  # a plugin has swallowed the cancellation
+                        raise ClientLeft
+                    await reply.write(chunk)
+        except BodyBroken as error:
+            _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
+            failure = UpstreamUnreachable("The target of this route broke off its reply.")
+            reply.note(failure)
+            if _takes_an_event(answered.headers):
+                await reply.broken_event(failure)
+            return
+        # the server reports the end of its own reply like a client that leaves
+        watch.stop()
+        await reply.end()
+
+
+def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
+    secret = (head.secret or "").encode("latin-1")
+    # wherever the client repeats its key, it is not forwarded
+    headers = Headers(field for field in forwarded(head.headers) if secret not in field[1])
+    request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body)
+    states = ticket.admission.states
+    exchange = Exchange(visit.request_id, request, ticket.tenant.info, ticket.key.info, ticket.rule.info, limits=states)
+    exchange.timings.admission_ms = visit.admission_ms
+    return exchange
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    return (headers.get("content-type") or "").lower().startswith("text/event-stream")
+
+
+def _takes_an_event(headers: Headers) -> bool:
+    """A stream that is compressed, or whose length was announced, has no place for an event of ours."""
+    return _is_event_stream(headers) and "content-encoding" not in headers and "content-length" not in headers
+
+
+def _upstream_headers(ticket: Ticket, head: RequestHead, body: RequestBody, exchange: Exchange) -> RawHeaders:
+    rule = ticket.rule
+    added: RawHeaders = [
+        (b"x-forwarded-for", head.client_ip.encode()),
+        (b"x-forwarded-proto", head.scheme.encode()),
+        (b"x-forwarded-host", head.authority.encode("latin-1")),
+        (b"x-request-id", exchange.request_id.encode()),
+    ]
+    if rule.preserve_host:
+        added.append((b"host", head.authority.encode("latin-1")))
+    if rule.chain.needs_reply_body:
+        added.append((b"accept-encoding", b"identity"))
+    added = [*(field for field in added if field[0] not in rule.header_names), *rule.headers]
+    if exchange.request.body is None and body.length is not None:
+        added.append((b"content-length", b"%d" % body.length))
+    # a plugin may have set what only the connection to the target can know
+    replaced = _FRAMING.union(name for name, _ in added)
+    return [*(field for field in exchange.request.headers.raw if field[0] not in replaced), *added]

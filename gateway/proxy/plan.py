@@ -1,0 +1,109 @@
+"""What a request is about to be, as far as our knowledge of the configuration goes; the admission call confirms it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError, InvalidJson, NotAllowed, UnsupportedMediaType
+from gateway.plugin import parse_json
+from gateway.proxy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.proxy.request_head import RequestHead
+from gateway.store import BoundLimit, PlacedLimit, limit_of
+from gateway.targets.addresses import plain
+
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The rule that matches, and what refuses the request if anything does, before any limit is charged."""
+
+    rule: CompiledRule | None
+    refusal: GatewayError | None
+
+
+def plan_request(tenant: CompiledTenant | None, key: CompiledKey | None, head: RequestHead) -> Plan:
+    """Match the rule and check what the key may do; with an incomplete configuration there is nothing to decide yet."""
+    if tenant is None or key is None:
+        return Plan(None, None)
+    if not key.may_call:
+        return Plan(None, NotAllowed("The API key lacks the scope proxy."))
+    if key.networks is not None and not _is_inside(head.client_ip, key):
+        return Plan(None, NotAllowed("The API key may not be used from this address."))
+    try:
+        rule = tenant.matcher.match(head.method, head.path)
+    except GatewayError as refusal:
+        return Plan(None, refusal)
+    if key.rules is not None and rule.info.id not in key.rules:
+        return Plan(None, NotAllowed("The API key may not use this route."))
+    return Plan(rule, rule.fault)
+
+
+def model_of(head: RequestHead, body: bytes) -> str | None:
+    """The ``model`` of a JSON body. Raises InvalidJson, UnsupportedMediaType for a body that cannot be read."""
+    if not body:
+        return None
+    encodings = [value for name, value in head.headers if name == b"content-encoding" and value.lower() != b"identity"]
+    if encodings:
+        raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
+    document = parse_json(body)
+    if not isinstance(document, dict):
+        raise InvalidJson("The body must be a JSON object.")
+    model = document.get("model")
+    return model if isinstance(model, str) else None
+
+
+def check_model(key: CompiledKey, head: RequestHead, model: str | None) -> None:
+    """Raises NotAllowed if the key is restricted to other models; a body that names none is not let through either."""
+    if key.models is None or model in key.models or (model is None and head.method in _BODILESS and not head.has_body):
+        return
+    raise NotAllowed("The API key may not use this model.", param="model")
+
+
+def bind_limits(
+    limits: Sequence[PlacedLimit], head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None
+) -> list[BoundLimit]:
+    """Complete the names of the limits with what this request has on their levels."""
+    return [
+        BoundLimit(limit, limit_of(limit.key, [_level(level, head, key, rule, model) for level in limit.levels]))
+        if limit.levels
+        else BoundLimit(limit, limit.key)
+        for limit in limits
+    ]
+
+
+def _level(level: str, head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None) -> str:
+    match level:
+        case "api_key":
+            return key.info.id
+        case "ip":
+            return _subscriber(head.client_ip)
+        case "method":
+            return head.method
+        case "model":
+            return model or ""
+        case "rule":
+            return rule.info.id
+    wanted = level.removeprefix("header:").encode()
+    return next((value.decode("latin-1") for name, value in head.headers if name == wanted), "")
+
+
+def _subscriber(address: str) -> str:
+    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
+    try:
+        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def _is_inside(address: str, key: CompiledKey) -> bool:
+    try:
+        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return False
+    return any(parsed in network for network in key.networks or () if network.version == parsed.version)

@@ -1,0 +1,144 @@
+"""Reads what is known of a request before its body: one pass over the header fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import AmbiguousCredentials, BadRequest, HeadersTooLarge, MethodNotAllowed, MissingHost, UriTooLong
+from gateway.headers import CREDENTIALS, RawHeaders
+from gateway.routing import check_path
+from gateway.targets.addresses import IPNetwork
+from gateway.web import client_address, is_within
+
+MAX_FIELDS = 100
+MAX_FIELD_BYTES = 8 << 10
+MAX_URL_BYTES = 8 << 10
+MAX_LENGTH_DIGITS = 18
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+_CLOSE = (("connection", "close"),)
+_BEARER = b"bearer "
+_QUERY = re.compile(rb"[!\x22\x24-\x7e]*")
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """``path`` and ``query`` as on the wire. ``content_length`` is None for a body of unknown length."""
+
+    method: str
+    path: str
+    query: str
+    headers: RawHeaders
+    authority: str
+    scheme: str
+    client_ip: str
+    secret: str | None
+    has_body: bool
+    content_length: int | None
+
+
+def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
+    """Check a request head and take it apart. Raises the GatewayError that fits; those that break the framing also close."""
+    path, query = _target(scope)
+    headers: RawHeaders = scope["headers"]
+    if len(headers) > MAX_FIELDS:
+        raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
+
+    hosts: list[bytes] = []
+    lengths: list[bytes] = []
+    credentials: list[bytes] = []
+    chunked = False
+    for name, value in headers:
+        if len(value) > MAX_FIELD_BYTES:
+            raise HeadersTooLarge(param=name.decode("latin-1"))
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name in CREDENTIALS:
+            credential = _credential(name, value)
+            if credential:
+                credentials.append(credential)
+    length = _length(lengths, chunked, scope["http_version"])
+    if len(hosts) != 1:
+        raise MissingHost(param="Host")
+    if len(set(credentials)) > 1:
+        raise AmbiguousCredentials(param="Authorization")
+
+    secret = credentials[0].decode("latin-1") if credentials else None
+    if secret and secret in query:
+        raise BadRequest("The URL contains the key, which would be forwarded with it.", param="query")
+
+    client_ip, authority, scheme = _origin(scope, headers, hosts[0].decode("latin-1"), trusted)
+    return RequestHead(
+        scope["method"],
+        path,
+        query,
+        headers,
+        authority,
+        scheme,
+        client_ip,
+        secret,
+        length != 0,
+        length,
+    )
+
+
+def authority_of(scope: Any, trusted: Sequence[IPNetwork]) -> str:
+    """The host that a request asks for. Raises MissingHost."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) != 1:
+        raise MissingHost(param="Host")
+    return _origin(scope, scope["headers"], hosts[0].decode("latin-1"), trusted)[1]
+
+
+def _target(scope: Any) -> tuple[str, str]:
+    if scope["method"] not in METHODS:
+        raise MethodNotAllowed(headers=[("allow", ", ".join(sorted(METHODS)))], param="method")
+    raw_path: bytes = scope["raw_path"]
+    query: bytes = scope["query_string"]
+    if len(raw_path) + len(query) > MAX_URL_BYTES:
+        raise UriTooLong
+    path = raw_path.decode("latin-1")
+    check_path(path)
+    if not _QUERY.fullmatch(query):
+        raise BadRequest("The query contains a character that must be percent-encoded.", param="query")
+    return path, query.decode("latin-1")
+
+
+def _length(lengths: list[bytes], chunked: bool, http_version: str) -> int | None:
+    """The length of the body, None if chunks will tell. What is ambiguous is refused, not repaired."""
+    if len(lengths) > 1 or (chunked and (lengths or http_version == "1.0")):
+        raise BadRequest("Content-Length and Transfer-Encoding contradict each other.", headers=_CLOSE)
+    if chunked:
+        return None
+    if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= MAX_LENGTH_DIGITS):
+        raise BadRequest("Content-Length is not a number.", headers=_CLOSE)
+    return int(lengths[0]) if lengths else 0
+
+
+def _credential(name: bytes, value: bytes) -> bytes | None:
+    if name != b"authorization":
+        return value.strip()
+    # another scheme is no key of ours; it says nothing about who calls
+    return value[len(_BEARER) :].strip() if value[: len(_BEARER)].lower() == _BEARER else None
+
+
+def _origin(scope: Any, headers: RawHeaders, host: str, trusted: Sequence[IPNetwork]) -> tuple[str, str, str]:
+    """The client's address, the host it asked for and the scheme; forwarded values count only from trusted proxies."""
+    peer = str(scope["client"][0]) if scope.get("client") else "0.0.0.0"  # noqa: S104 - not a bind, stands for unknown
+    scheme = str(scope["scheme"])
+    if not trusted or not is_within(peer, trusted):
+        return peer, host, scheme
+    forwarded_for = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
+    for name, value in headers:
+        if name == b"x-forwarded-host":
+            host = value.decode("latin-1").split(",")[-1].strip()
+        elif name == b"x-forwarded-proto" and value in (b"http", b"https"):
+            scheme = value.decode()
+    return client_address(peer, forwarded_for, trusted), host, scheme

@@ -1,0 +1,97 @@
+"""Which IP addresses a connection may reach; decided on the address itself, after every name has been resolved.
+
+``ipaddress.is_global`` alone is not enough: it says yes to translation prefixes that embed private addresses, to multicast and
+to a cloud's own service address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# https://www.iana.org/assignments/iana-ipv6-special-registry and -ipv4-: prefixes that lead, or may lead, to somewhere else
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "168.63.129.16/32",  # Azure's host agent
+        "192.0.0.0/24",
+        "192.88.99.0/24",  # 6to4 relay anycast
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "2001::/23",  # Teredo, ORCHID and other protocol assignments
+        "2002::/16",  # 6to4
+        "3fff::/20",
+    )
+)
+
+_METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "100.100.100.200",  # Alibaba Cloud
+        "168.63.129.16",  # Azure's host agent
+        "169.254.169.254",  # AWS, Google Cloud, Azure, …
+        "169.254.169.123",
+        "169.254.170.2",  # AWS ECS
+        "169.254.170.23",  # AWS EKS
+        "192.0.0.192",  # Oracle Cloud
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+    )
+)
+
+
+def plain(address: IPAddress) -> IPAddress:
+    """The IPv4 address inside an IPv4-mapped IPv6 one, else the address."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def is_public(address: IPAddress) -> bool:
+    """True if the address belongs to the public Internet and to nothing special in it."""
+    address = plain(address)
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not any(address in network for network in _NOT_PUBLIC if network.version == address.version)
+
+
+def is_metadata(address: IPAddress) -> bool:
+    """True for addresses at which clouds hand out credentials to whoever asks from inside."""
+    return plain(address) in _METADATA or _embedded(address) in _METADATA
+
+
+def _embedded(address: IPAddress) -> IPAddress | None:
+    """The IPv4 address that a translator or tunnel would reach in place of an IPv6 one."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return None
+    if address in _NAT64 or int(address) >> 32 == 0:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """``allowed_networks`` may be reached besides public addresses; ``public`` False leaves only them."""
+
+    allowed_networks: tuple[IPNetwork, ...]
+    public: bool = True
+
+    @classmethod
+    def of(cls, networks: Iterable[IPNetwork], *, public: bool = True) -> AddressPolicy:
+        """From the networks of the configuration."""
+        return cls(tuple(networks), public)
+
+    def is_allowed(self, address: IPAddress) -> bool:
+        """Whether a connection may go there. Metadata services never, whatever network they are in."""
+        address = plain(address)
+        if is_metadata(address):
+            return False
+        if any(address in network for network in self.allowed_networks if network.version == address.version):
+            return True
+        return self.public and is_public(address)

@@ -1,0 +1,113 @@
+"""Metrics with closed labels, and log lines that nobody can forge."""
+
+import io
+import json
+import logging
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.telemetry import AccessLog, JsonFormatter, Metrics, Visit, start_logging, stopwatch
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_a_request_holds_its_log_line_is_one_line_of_ascii_json(path, method, client):
+    stream = io.StringIO()
+    AccessLog(stream).write(Visit("req_1", method, path, client), 1.0)
+    line = stream.getvalue()
+    assert line.isascii()
+    assert line.count("\n") == 1
+    assert line.endswith("\n")
+    assert "\r" not in line
+    assert json.loads(line)["path"] == path[:512]
+
+
+def test_fields_are_bounded():
+    stream = io.StringIO()
+    AccessLog(stream).write(Visit("req_1", "M" * 30_000, "/" * 30_000), 1.0)
+    assert len(stream.getvalue()) < 1_000
+
+
+def test_a_line_tells_what_became_of_a_request():
+    stream = io.StringIO()
+    visit = Visit("req_1", "GET", "/x", "10.0.0.1", "acme", "rule_1", "key_1", 200, "", 5, 7, 1.23456, None)
+    AccessLog(stream).write(visit, 9.87654)
+    line = json.loads(stream.getvalue())
+    assert line.pop("time")
+    assert line == {
+        "request_id": "req_1",
+        "tenant": "acme",
+        "rule": "rule_1",
+        "key_id": "key_1",
+        "client_ip": "10.0.0.1",
+        "method": "GET",
+        "path": "/x",
+        "status": 200,
+        "code": "",
+        "bytes_in": 5,
+        "bytes_out": 7,
+        "admission_ms": 1.235,
+        "upstream_ms": None,
+        "total_ms": 9.877,
+    }
+
+
+def test_without_a_stream_nothing_is_written():
+    AccessLog(None).write(Visit("req_1"), 1.0)
+
+
+def test_the_metrics_count_requests_refusals_and_times():
+    metrics = Metrics()
+    metrics.observe(Visit("r", tenant="acme", rule="rule_1", status=200, admission_ms=1.0, upstream_ms=2.0), 5.0)
+    metrics.observe(Visit("r", tenant="acme", status=429, code="rate_limited"), 1.0)
+    metrics.plugin_failed("p", "pre_request")
+    text, kind = metrics.exposition()
+    lines = text.decode().splitlines()
+    assert kind.startswith("text/plain; version=0.0.4")
+    for line in (
+        'gateway_requests_total{rule="rule_1",status="200",tenant="acme"} 1.0',
+        'gateway_requests_total{rule="",status="429",tenant="acme"} 1.0',
+        'gateway_refusals_total{code="rate_limited",tenant="acme"} 1.0',
+        'gateway_request_seconds_count{tenant="acme"} 2.0',
+        'gateway_upstream_seconds_count{tenant="acme"} 1.0',
+        "gateway_admission_seconds_count 1.0",
+        'gateway_plugin_failures_total{plugin="p",stage="pre_request"} 1.0',
+    ):
+        assert line in lines
+    assert "_created" not in text.decode()
+
+
+def test_two_processes_parts_do_not_share_series():
+    first, second = Metrics(), Metrics()
+    first.observe(Visit("r", tenant="acme", status=200), 1.0)
+    assert b"acme" not in second.exposition()[0]
+
+
+def test_no_logged_text_can_pretend_to_be_another_line():
+    record = logging.LogRecord("gateway", logging.WARNING, "f", 1, "%s", ('x\n{"level": "error"}\u2028é',), None)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert line.isascii()
+    assert json.loads(line)["message"] == 'x\n{"level": "error"}\u2028é'
+
+
+def test_a_traceback_is_a_field_of_the_line(capsys):
+    before = logging.root.handlers[:], logging.root.level
+    try:
+        start_logging("warning")
+        logging.getLogger("gateway.x").info("not shown")
+        try:
+            raise ZeroDivisionError("oh")
+        except ZeroDivisionError:
+            logging.getLogger("gateway.x").exception("failed")
+    finally:
+        logging.root.handlers[:], logging.root.level = before
+    (line,) = capsys.readouterr().err.splitlines()
+    shown = json.loads(line)
+    assert (shown["level"], shown["logger"], shown["message"]) == ("error", "gateway.x", "failed")
+    assert "ZeroDivisionError: oh" in shown["traceback"]
+
+
+def test_a_stopwatch_runs_forward():
+    elapsed = stopwatch()
+    assert 0 <= elapsed() <= elapsed() < 10_000
