@@ -1,0 +1,152 @@
+"""The command line: ``gateway run`` and its siblings."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway import __version__
+from gateway.composition import Addresses, answers, check, run_demo_upstream, run_servers
+from gateway.config import Config, load_config
+from gateway.demo_upstream import DemoSettings
+from gateway.errors import ConfigurationError, GatewayError
+from gateway.quick_start import first_steps, seed_demo
+from gateway.serving import run_event_loop
+from gateway.store import Stores, describe
+from gateway.telemetry import start_logging
+
+DEMO_PORT = 9000
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file; else $GATEWAY_CONFIG, else ./config.yaml if it exists, else the defaults.",
+)
+
+
+class Refusal(click.ClickException):
+    """An expected failure: one message, no traceback, exit code 1."""
+
+    exit_code = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gateway")
+def main() -> None:
+    """A multi-tenant AI gateway with exact limits shared by all replicas."""
+
+
+@main.command()
+@config_option
+@click.option("--local", is_flag=True, help="Start the embedded store if no Redis answers; print first steps.")
+@click.option("--demo", is_flag=True, help="As --local, with the demo upstream and a tenant that leads to it.")
+@click.option("--demo-port", type=click.IntRange(1, 65535), default=DEMO_PORT, show_default=True)
+def run(config_path: Path | None, local: bool, demo: bool, demo_port: int) -> None:
+    """Serve the admin API and the proxy in one process."""
+    config = _load(config_path)
+    if demo:
+        config = _with_loopback_targets(config)
+    _run(
+        config,
+        _run_local(config, demo_port if demo else None) if local or demo else _run_configured(config, ("admin", "proxy")),
+    )
+
+
+@main.command()
+@config_option
+def admin(config_path: Path | None) -> None:
+    """Serve the admin API alone."""
+    config = _load(config_path)
+    _run(config, _run_configured(config, ("admin",)))
+
+
+@main.command()
+@config_option
+def proxy(config_path: Path | None) -> None:
+    """Serve the proxy alone."""
+    config = _load(config_path)
+    _run(config, _run_configured(config, ("proxy",)))
+
+
+@main.command(name="check")
+@config_option
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+def check_command(config_path: Path | None, file: Path | None) -> None:
+    """Read a configuration and say what it would start."""
+    try:
+        for line in check(load_config(file or config_path)):
+            click.echo(line)
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from None
+
+
+@main.command(name="demo-upstream")
+@config_option
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=DEMO_PORT, show_default=True)
+@click.option("--api-key", help="Answer 401 unless requests carry this key.")
+@click.option("--chunk-delay-ms", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--latency-ms", type=click.IntRange(0), default=0, show_default=True)
+def demo_upstream(
+    config_path: Path | None, host: str, port: int, api_key: str | None, chunk_delay_ms: int, latency_ms: int
+) -> None:
+    """Serve an OpenAI-compatible mock provider."""
+    settings = DemoSettings(api_key=api_key, chunk_delay_ms=chunk_delay_ms, latency_ms=latency_ms)
+    config = _load(config_path)
+    click.echo(f"demo upstream on http://{host}:{port}", err=True)
+    _run(config, run_demo_upstream(config, host, port, settings))
+
+
+async def _run_configured(config: Config, parts: tuple[str, ...]) -> None:
+    await run_servers(config, parts, embedded=config.redis.is_embedded)
+
+
+async def _run_local(config: Config, demo_port: int | None) -> None:
+    embedded = config.redis.is_embedded or not await answers(config.redis)
+    folder = config.redis.data_dir
+
+    async def prepare(stores: Stores) -> None:
+        if demo_port is not None:
+            await seed_demo(stores, folder, demo_port)
+
+    def ready(_addresses: Addresses) -> None:
+        click.echo(first_steps(config, folder, demo=demo_port is not None))
+        sys.stdout.flush()
+
+    await run_servers(config, ("admin", "proxy"), embedded=embedded, demo_port=demo_port, prepare=prepare, ready=ready)
+
+
+def _with_loopback_targets(config: Config) -> Config:
+    networks = (*config.upstream.allowed_networks, ipaddress.ip_network("127.0.0.0/8"))
+    return config.model_copy(update={"upstream": config.upstream.model_copy(update={"allowed_networks": networks})})
+
+
+def _load(path: Path | None) -> Config:
+    try:
+        config = load_config(path)
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from None
+    start_logging(config.log.level)
+    return config
+
+
+def _run(config: Config, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        run_event_loop(work)
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from None
+    except GatewayError as error:
+        where = describe(config.redis)
+        raise Refusal(f"the store ({where}) does not answer; `gateway run --local` starts one of its own") from error
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Puts the parts together: which store, which apps, and how they start, serve and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from gateway.admin import create_admin_app
+from gateway.config import Config, RedisSettings
+from gateway.demo_upstream import DemoSettings, create_demo_upstream
+from gateway.errors import GatewayError
+from gateway.proxy import ProxyParts, create_proxy_app
+from gateway.registry import Registry
+from gateway.secrets import Vault, local_master_key, parse_master_key
+from gateway.serving import Listener, serve
+from gateway.store import EmbeddedServer, Stores, connect, describe, open_stores
+from gateway.telemetry import AccessLog, Metrics
+
+_LOG = logging.getLogger("gateway")
+
+Addresses = Mapping[str, tuple[str, int]]
+
+
+class Shutdown:
+    """Turns signals into two events: first ``leaving`` (not ready any more), then ``now`` (stop accepting, drain).
+
+    SIGTERM waits ``delay_ms`` in between, so that load balancers can look elsewhere; SIGINT, and a second signal, do not.
+    """
+
+    def __init__(self, delay_ms: int) -> None:
+        self.leaving = asyncio.Event()
+        self.now = asyncio.Event()
+        self._delay = delay_ms / 1_000
+
+    def listen(self) -> None:
+        """Take over SIGTERM and SIGINT."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.begin, self._delay)
+        loop.add_signal_handler(signal.SIGINT, self.begin, 0.0)
+
+    def begin(self, delay: float) -> None:
+        """Leave, and stop after the delay."""
+        if self.leaving.is_set():
+            self.now.set()
+            return
+        self.leaving.set()
+        asyncio.get_running_loop().call_later(delay, self.now.set)
+
+
+@asynccontextmanager
+async def opened_stores(config: Config, *, embedded: bool) -> AsyncIterator[Stores]:
+    """The stores, connected and with their scripts loaded. Raises ConfigurationError, StoreUnavailable."""
+    async with AsyncExitStack() as stack:
+        url: str | None = None
+        if embedded:
+            url = await stack.enter_async_context(EmbeddedServer(config.redis.data_dir))
+        connection = connect(config.redis, url=url)
+        stack.push_async_callback(connection.close)
+        yield await open_stores(connection, config.limits.lease)
+
+
+async def answers(settings: RedisSettings) -> bool:
+    """True if a store answers where the configuration says."""
+    connection = connect(settings)
+    try:
+        await connection.ping()
+    except GatewayError:
+        return False
+    finally:
+        await connection.close()
+    return True
+
+
+def master_key(config: Config, *, embedded: bool) -> bytes | None:
+    """The configured key; with the embedded store one of its own beside the data. Raises ConfigurationError."""
+    if config.secrets.master_key is not None:
+        return parse_master_key(config.secrets.master_key.get_secret_value())
+    return local_master_key(config.redis.data_dir) if embedded else None
+
+
+async def run_servers(
+    config: Config,
+    parts: Collection[str],
+    *,
+    embedded: bool,
+    demo_port: int | None = None,
+    prepare: Callable[[Stores], Awaitable[None]] | None = None,
+    ready: Callable[[Addresses], None] | None = None,
+) -> None:
+    """Serve ``admin`` and/or ``proxy`` until a signal says stop. Raises ConfigurationError, StoreUnavailable.
+
+    ``demo_port`` also serves the demo upstream there. ``prepare`` may write to the store before anything is served;
+    ``ready`` is called once every listener accepts.
+    """
+    shutdown = Shutdown(config.server.drain_delay)
+    shutdown.listen()
+    registry = Registry.load([Path(path) for path in config.plugins.paths])
+    vault = Vault(master_key(config, embedded=embedded))
+    async with opened_stores(config, embedded=embedded) as stores:
+        if prepare is not None:
+            await prepare(stores)
+        listeners: list[Listener] = []
+        if "admin" in parts:
+            app = create_admin_app(stores, registry, vault, config, draining=shutdown.leaving.is_set)
+            listeners.append(Listener(app, config.server.admin_host, config.server.admin_port, "admin"))
+        if "proxy" in parts:
+            proxy_parts = ProxyParts(
+                config=config,
+                stores=stores,
+                registry=registry,
+                vault=vault,
+                metrics=Metrics(),
+                access_log=AccessLog(sys.stdout if config.log.access else None),
+                draining=shutdown.leaving.is_set,
+            )
+            listeners.append(
+                Listener(create_proxy_app(proxy_parts), config.server.proxy_host, config.server.proxy_port, "proxy")
+            )
+        if demo_port is not None:
+            listeners.append(Listener(create_demo_upstream(DemoSettings()), "127.0.0.1", demo_port, "demo"))
+        _LOG.info("starting %s", ", ".join(listener.name for listener in listeners))
+        await serve(
+            listeners,
+            config.server,
+            shutdown.now,
+            ready=ready,
+            leaving=shutdown.leaving,
+            write_stall_ms=config.limits.write_stall_timeout,
+        )
+    _LOG.info("stopped")
+
+
+async def run_demo_upstream(config: Config, host: str, port: int, settings: DemoSettings) -> None:
+    """Serve the demo upstream alone."""
+    shutdown = Shutdown(0)
+    shutdown.listen()
+    listener = Listener(create_demo_upstream(settings), host, port, "demo")
+    await serve([listener], config.server, shutdown.now)
+
+
+def check(config: Config) -> list[str]:
+    """What a configuration would start, one line a finding. Raises ConfigurationError for what would stop it."""
+    registry = Registry.load([Path(path) for path in config.plugins.paths])
+    if not config.redis.is_embedded:
+        connect(config.redis)
+    if config.secrets.master_key is not None:
+        parse_master_key(config.secrets.master_key.get_secret_value())
+    return [
+        f"admin   http://{config.server.admin_host}:{config.server.admin_port}"
+        + ("" if config.server.admin_token else " (no operator token: open to whoever reaches it)"),
+        f"proxy   http://{config.server.proxy_host}:{config.server.proxy_port} for tenants under "
+        + ", ".join(config.server.tenant_domains),
+        f"store   {describe(config.redis)}",
+        f"plugins {', '.join(registry.names())}",
+    ]
