@@ -12,6 +12,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 """Where clients of the common SDKs put a key."""
 
+NEVER, UNKNOWN = -1, -2
+"""Values of ``retry_after_ms``: waiting cannot help; it depends on requests in flight."""
+
 # RFC 9110 §7.6.1, and what older peers still send
 HOP_BY_HOP = frozenset(
     {
@@ -120,10 +123,11 @@ def limit_headers(states: Sequence[LimitState]) -> RawHeaders:
         fields += (
             (f"x-ratelimit-limit-{unit}".encode(), b"%d" % state.limit),
             (f"x-ratelimit-remaining-{unit}".encode(), b"%d" % state.remaining),
-            (f"x-ratelimit-reset-{unit}".encode(), duration(_wait(state)).encode()),
         )
-    policies = ", ".join(f'"{state.name}";q={state.limit};w={state.window_seconds}' for state in binding.values())
-    margins = ", ".join(f'"{state.name}";r={state.remaining};t={_seconds(_wait(state))}' for state in binding.values())
+        if state.window_seconds:
+            fields.append((f"x-ratelimit-reset-{unit}".encode(), duration(_wait(state)).encode()))
+    policies = ", ".join(_policy(state) for state in binding.values())
+    margins = ", ".join(_margin(state) for state in binding.values())
     fields += ((b"ratelimit-policy", policies.encode()), (b"ratelimit", margins.encode()))
     return fields
 
@@ -131,11 +135,14 @@ def limit_headers(states: Sequence[LimitState]) -> RawHeaders:
 def retry_headers(states: Sequence[LimitState]) -> list[tuple[str, str]]:
     """How long to wait after a refusal: exact in ``retry-after-ms``, in whole seconds in ``retry-after``.
 
-    ``x-should-retry`` tells OpenAI's SDK not to try again where waiting cannot help. The longest wait decides.
+    ``x-should-retry`` tells OpenAI's SDK not to try again where waiting cannot help. The longest wait decides. Where it
+    depends on requests in flight nobody knows how long; then clients are told to come back in a second.
     """
     waits = [state.retry_after_ms for state in states if state.refuses and not state.shadow]
-    if not waits or min(waits) < 0:
+    if not waits or NEVER in waits:
         return [("x-should-retry", "false")]
+    if UNKNOWN in waits:
+        return [("retry-after", retry_after(max(waits)))]
     return [("retry-after-ms", str(max(waits))), ("retry-after", retry_after(max(waits)))]
 
 
@@ -153,6 +160,14 @@ def duration(wait_ms: int) -> str:
     hours, minutes = divmod(minutes, 60)
     fraction = f".{ms:03d}".rstrip("0") if ms else ""
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}{fraction}s"
+
+
+def _policy(state: LimitState) -> str:
+    return f'"{state.name}";q={state.limit}' + (f";w={state.window_seconds}" if state.window_seconds else "")
+
+
+def _margin(state: LimitState) -> str:
+    return f'"{state.name}";r={state.remaining}' + (f";t={_seconds(_wait(state))}" if state.window_seconds else "")
 
 
 def _nearness(state: LimitState) -> tuple[bool, float, int]:

@@ -8,9 +8,10 @@
 -- KEYS[6+]  limits    one a limit, in the order of the arguments
 -- ARGV[1]   version   of the tenant's configuration that the caller knows, or empty
 -- ARGV[2]   revision  of the key that the caller knows, or empty
--- ARGV[3]   lease     ms; how long a repeated call is recognised
--- ARGV[4]   now       empty; ms since 1970 in tests
--- ARGV[5+]  limits    six a limit, see lib/limits
+-- ARGV[3]   lease     ms; how long a repeated call is recognised, and what the request holds stays held
+-- ARGV[4]   id        of this admission
+-- ARGV[5]   now       empty; ms since 1970 in tests
+-- ARGV[6+]  limits    six a limit, see lib/limits
 --
 -- Returns  {"admitted", now_ms, five integers a limit}
 --        | {"replayed", admitted_at_ms, five integers a limit}: this admission was decided before and counted then
@@ -27,28 +28,29 @@
 --- @include "lib/marker"
 
 local FIRST_LIMIT_KEY = 6
-local FIRST_LIMIT_ARGUMENT = 5
+local FIRST_LIMIT_ARGUMENT = 6
 local LAST_USE_PRECISION_MS = 60000
 
-local now = server_now(ARGV[4])
+local now = server_now(ARGV[5])
 local refusal, last_use = identify(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], now)
 if refusal then
   return refusal
 end
 
 local limited = #KEYS >= FIRST_LIMIT_KEY
-local limits, states = {}, {}
+local limits, states, admission = {}, {}, {}
 if limited then
   now = held_now(KEYS[5], now)
+  admission = { id = ARGV[4], now = now, lease = tonumber(ARGV[3]) }
   local marker = redis.call('GET', KEYS[4])
   if marker == MARKER_SETTLED then
     return { 'settled' }
   elseif marker then
-    local _, seen = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, now, true)
+    local _, seen = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, admission, true)
     return append_peeked({ 'replayed', marker_time(marker) }, seen)
   end
   local refused
-  limits, states, refused = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, now, false)
+  limits, states, refused = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, admission, false)
   if refused then
     return append_peeked({ 'limited', now }, states)
   end
@@ -58,4 +60,4 @@ end
 if now - last_use >= LAST_USE_PRECISION_MS then
   redis.call('HSET', KEYS[3], 'used_ms', decimal(now))
 end
-return charge_limits({ 'admitted', now }, limits, states, now)
+return charge_limits({ 'admitted', now }, limits, states, admission)

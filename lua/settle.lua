@@ -4,8 +4,9 @@
 -- KEYS[2]   clock     string, the latest time this tenant has seen, ms
 -- KEYS[3+]  limits    one a limit that gives something back
 -- ARGV[1]   lease     ms; how long a late or repeated call is recognised
--- ARGV[2]   now       empty; ms since 1970 in tests
--- ARGV[3+]  limits    six a limit, see lib/limits; the cost is the amount that goes back
+-- ARGV[2]   id        of the admission
+-- ARGV[3]   now       empty; ms since 1970 in tests
+-- ARGV[4+]  limits    six a limit, see lib/limits; the cost is the amount that goes back
 --
 -- Returns  {"settled"} | {"settled_before"} | {"not_admitted"}: an admission that arrives later is void
 -- Writes   the marker, and each limit
@@ -16,7 +17,7 @@
 --- @include "lib/marker"
 
 local FIRST_LIMIT_KEY = 3
-local FIRST_LIMIT_ARGUMENT = 3
+local FIRST_LIMIT_ARGUMENT = 4
 
 local marker = redis.call('GET', KEYS[1])
 if marker == MARKER_SETTLED then
@@ -27,14 +28,14 @@ if not marker then
   return { 'not_admitted' }
 end
 
-local now = held_now(KEYS[2], server_now(ARGV[2]))
+local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[3])) }
 local admitted_at = marker_time(marker)
 local refunded = {}
 local argument = FIRST_LIMIT_ARGUMENT
 for index = FIRST_LIMIT_KEY, #KEYS do
   local limit = limit_at(KEYS[index], argument)
   if limit.cost > 0 and not refunded[limit.key] and not marker_spared(marker, limit.key) then
-    refund_limit(limit, admitted_at, now)
+    refund_limit(limit, admission, admitted_at)
     refunded[limit.key] = true
   end
   argument = argument + LIMIT_ARGUMENTS

@@ -1,4 +1,4 @@
-"""Requests per window, with bursts, daily and monthly quotas, and other limits for other tiers."""
+"""Requests per window and in flight, with bursts, daily and monthly quotas, and other limits for other tiers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ class Limits(Limit, Settings):
     """One limit written directly, and/or several under ``limits``."""
 
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=MAX_LIMITS)] | None = Field(
-        None, description="Several limits at once; `unit`, `per` and `shadow` beside it hold for those that do not set them."
+        None,
+        description="Several limits at once; `unit`, `per` and `shadow` beside it hold for those that do not set them,"
+        " but not the unit `concurrency`.",
     )
 
     # the name is that of `Limit`'s own check, which this one replaces: here the direct form may be absent
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.limit is not None and self.window is None:
+        if self.unit == "concurrency":
+            if self.limit is None:
+                raise _at("limit", "unit concurrency needs limit; it is not inherited")
+        elif self.limit is not None and self.window is None:
             raise _at("window", "limit and window belong together")
         if self.window is not None and self.limit is None:
             raise _at("limit", "limit and window belong together")
@@ -72,7 +77,9 @@ class Limits(Limit, Settings):
 def _filled(limit: Limit, levels: tuple[Limits, ...]) -> Limit:
     found = {}
     for name in _INHERITED:
-        source = next((level for level in (limit, *levels) if name in level.model_fields_set), limit)
+        # what else a limit has depends on whether it counts requests in flight, so that is not inherited
+        givers = [level for level in levels if name != "unit" or level.unit != "concurrency"]
+        source = next((level for level in (limit, *givers) if name in level.model_fields_set), limit)
         found[name] = getattr(source, name)
     return limit.model_copy(update=found)
 
@@ -114,7 +121,7 @@ class RateLimiterSettings(Limits):
 
 
 class RateLimiter(Plugin[RateLimiterSettings]):
-    """Limits how many requests pass: per window, with bursts, per day and month, and by tier."""
+    """Limits how many requests pass: per window, with bursts, per day and month, in flight, and by tier."""
 
     name = "rate_limiter"
 

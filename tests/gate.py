@@ -58,6 +58,11 @@ def budget(limit: int, period: str = "day", **more: Any) -> Limit:
     return Limit("budget", limit, period, **more)
 
 
+def concurrency(limit: int, **more: Any) -> Limit:
+    """The requests in flight."""
+    return Limit("concurrency", limit, 0, **more)
+
+
 @dataclass(frozen=True)
 class State:
     """What a reply says of one limit."""
@@ -122,10 +127,12 @@ class Gate:
     ) -> list[Any]:
         """admit.lua; its reply as it is."""
         names = self.keyspace
-        marker = names.marker(admission or next(self.ids))
+        admission = admission or next(self.ids)
+        marker = names.marker(admission)
         keys = [names.tenant, names.rules, names.api_key(digest), marker, names.clock, *(limit.key for limit in limits)]
         arguments = [word for limit in limits for word in limit.arguments(cost)]
-        return await self.stores.runner.call("admit", keys, [version, revision, str(LEASE_MS), str(now), *arguments])
+        facts = [version, revision, str(LEASE_MS), admission, str(now)]
+        return await self.stores.runner.call("admit", keys, [*facts, *arguments])
 
     async def admit(self, limits: Sequence[Limit], now: int, cost: int = 1, admission: str | None = None) -> Decision:
         """admit.lua, for a known tenant and key."""
@@ -141,7 +148,7 @@ class Gate:
         """settle.lua; the only word of its reply."""
         keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
         arguments = [word for limit in limits for word in limit.arguments(amount)]
-        (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), str(now), *arguments])
+        (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), admission, str(now), *arguments])
         return str(word.decode())
 
     async def drain(self, limits: Sequence[Limit], now: int) -> int:

@@ -18,7 +18,7 @@ MAX_EXACT = 2**53
 
 MAX_WINDOW_MS = 31 * 86_400_000
 
-Unit = Literal["requests"]
+Unit = Literal["requests", "concurrency"]
 Period = Literal["day", "month"]
 
 _LEVELS = frozenset({"tenant", "rule", "api_key", "ip", "method", "model"})
@@ -31,6 +31,7 @@ class LimitKind(StrEnum):
     LOG = "log"
     BUCKET = "bucket"
     BUDGET = "budget"
+    CONCURRENCY = "concurrency"
 
 
 def _level(value: str) -> str:
@@ -60,13 +61,16 @@ class Quota(Document):
 class Limit(Document):
     """One declaration: at most ``limit`` in any ``window``, or a bucket when ``burst`` is set, and/or a ``quota``.
 
+    With the unit ``concurrency``, ``limit`` stands alone: at most so many requests in flight.
     ``per`` lists what the count is kept for; unset means where the limit stands (the rule, the tenant or the key).
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,48}$")] | None = Field(
         None, description="Shown in headers and refusals; unset means one made of unit and window."
     )
-    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(None, description="Most units in any window.")
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Most units in any window; of `concurrency`, most requests in flight."
+    )
     window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Size of a token bucket that refills with `limit` per `window`."
@@ -80,7 +84,9 @@ class Limit(Document):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (self.limit is None) != (self.window is None):
+        if self.unit == "concurrency":
+            self._is_concurrency()
+        elif (self.limit is None) != (self.window is None):
             raise ValueError("limit and window belong together")
         if self.burst is not None and self.limit is None:
             raise ValueError("burst needs limit and window")
@@ -91,6 +97,12 @@ class Limit(Document):
         if self.burst is not None and self.window is not None and (self.burst + 1) * self.window >= MAX_EXACT:
             raise ValueError("burst times window is too large to count exactly")
         return self
+
+    def _is_concurrency(self) -> None:
+        if self.limit is None:
+            raise ValueError("unit concurrency needs limit")
+        if self.window is not None or self.burst is not None or self.quota is not None:
+            raise ValueError("unit concurrency takes a limit, and no window, burst or quota")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +123,13 @@ class LimitSpec:
     shadow: bool = False
 
     @property
+    def holds(self) -> bool:
+        """True if an admitted request holds something until it is settled."""
+        return self.kind is LimitKind.CONCURRENCY
+
+    @property
     def window_seconds(self) -> int:
-        """The window for `RateLimit-Policy`, rounded up; a month counts 31 days."""
+        """The window for `RateLimit-Policy`, rounded up; a month counts 31 days, and no window 0."""
         if self.period is not None:
             return {"day": 86_400, "month": 31 * 86_400}[self.period]
         return -(-self.window_ms // 1_000)
@@ -139,7 +156,10 @@ def limit_specs(limits: Sequence[Limit], default_per: tuple[str, ...]) -> list[L
 
 def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
     found = []
-    if limit.limit is not None and limit.window is not None:
+    if limit.limit is not None and limit.unit == "concurrency":
+        name = limit.name or limit.unit
+        found.append(LimitSpec(name, LimitKind.CONCURRENCY, limit.limit, per, unit=limit.unit, shadow=limit.shadow))
+    elif limit.limit is not None and limit.window is not None:
         name = limit.name or f"{limit.unit}-per-{format_duration_ms(limit.window)}"
         kind = LimitKind.LOG if limit.burst is None else LimitKind.BUCKET
         found.append(

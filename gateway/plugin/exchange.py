@@ -66,7 +66,8 @@ class RuleInfo:
 class LimitState:
     """A limit after the decision. Times in milliseconds.
 
-    ``retry_after_ms`` is 0 unless the limit refuses; -1 says that waiting cannot help. ``reset_ms`` is when everything
+    ``retry_after_ms`` is 0 unless the limit refuses; -1 says that waiting cannot help, -2 that it
+    depends on requests in flight. ``reset_ms`` is when everything
     would be available again without further requests. ``entry`` is the chain entry that declared the limit, -1 for the
     key's own.
     """

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited
-from gateway.headers import duration, retry_headers
+from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited, TooManyConcurrent
+from gateway.headers import NEVER, UNKNOWN, duration, retry_headers
 from gateway.models import LimitKind
 from gateway.plugin import LimitState
 
+_ERRORS: dict[str, type[LimitExceeded]] = {LimitKind.BUDGET: BudgetExceeded, LimitKind.CONCURRENCY: TooManyConcurrent}
+
 
 def refusal_of(states: Sequence[LimitState]) -> tuple[int, LimitExceeded]:
-    """The chain entry at whose place the refusal takes effect, and the error that lists every limit that refuses."""
+    """The chain entry at whose place the refusal takes effect, and the error that lists every limit that refuses.
+
+    The limit that takes longest to have room again gives the error its code; one for which waiting cannot help goes first.
+    """
     refusing = [state for state in states if state.refuses and not state.shadow]
-    longest = max(refusing, key=lambda state: (state.retry_after_ms < 0, state.retry_after_ms))
-    cls = BudgetExceeded if longest.kind == LimitKind.BUDGET else RateLimited
-    wait_ms = longest.retry_after_ms
-    advice = "waiting does not help" if wait_ms < 0 else f"try again in {duration(wait_ms)}"
-    message = f"Limit {longest.name} is spent: {longest.used} of {longest.limit} {longest.unit} used; {advice}."
-    return min(state.entry for state in refusing), cls(
-        message,
+    longest = max(refusing, key=lambda state: (state.retry_after_ms == NEVER, state.retry_after_ms))
+    return min(state.entry for state in refusing), _ERRORS.get(longest.kind, RateLimited)(
+        _message(longest),
         headers=retry_headers(refusing),
         details={
             "limits": [
@@ -36,3 +37,11 @@ def refusal_of(states: Sequence[LimitState]) -> tuple[int, LimitExceeded]:
             ]
         },
     )
+
+
+def _message(state: LimitState) -> str:
+    advice = {NEVER: "waiting does not help", UNKNOWN: "try again when a request in flight has ended"}.get(
+        state.retry_after_ms, f"try again in {duration(state.retry_after_ms)}"
+    )
+    used = "requests in flight" if state.kind == LimitKind.CONCURRENCY else f"{state.unit} used"
+    return f"Limit {state.name} is spent: {state.used} of {state.limit} {used}; {advice}."

@@ -94,7 +94,7 @@ class Admissions:
         InvalidApiKey, TenantSuspended, StoreUnavailable. After any other outcome than a value, `cancel` with the same id.
         """
         keys = [keyspace.tenant, keyspace.rules, keyspace.api_key(secret_digest), keyspace.marker(admission_id), keyspace.clock]
-        arguments: list[str] = [known.version, known.revision, self._lease_ms, ""]
+        arguments: list[str] = [known.version, known.revision, self._lease_ms, admission_id, ""]
         for limit in limits:
             keys.append(limit.key)
             arguments.extend(limit.placed.arguments)
@@ -122,7 +122,7 @@ class Admissions:
     async def cancel(self, keyspace: Keyspace, admission_id: str, limits: Sequence[BoundLimit]) -> None:
         """Give back what these limits were charged for an admission, or void it if it has not arrived yet. Repeatable."""
         keys = [keyspace.marker(admission_id), keyspace.clock]
-        arguments: list[str] = [self._lease_ms, ""]
+        arguments: list[str] = [self._lease_ms, admission_id, ""]
         for limit in limits:
             keys.append(limit.key)
             arguments.extend(limit.placed.arguments)

@@ -1,10 +1,14 @@
 -- limits: every limit of a request, all or nothing
 --
--- Six arguments a limit: kind, cost, limit, window in ms (log, bucket) or period (budget), burst, shadow ("1" or "0").
--- Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms; retry_ms -1 says never.
+-- Six arguments a limit: kind, cost, limit, window in ms (log, bucket; 0 for concurrency) or period (budget), burst,
+-- shadow ("1" or "0"). Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms;
+-- retry_ms -1 says never, -2 that it depends on requests in flight.
+--
+-- `admission` has the time `now`, and where something can be held `id` and the milliseconds of a `lease`.
 --- @include "lib/limit_log"
 --- @include "lib/limit_bucket"
 --- @include "lib/limit_budget"
+--- @include "lib/limit_concurrency"
 
 local LIMIT_ARGUMENTS = 6
 
@@ -26,32 +30,41 @@ local function limit_at(key, first)
   return limit
 end
 
-local function peek_limit(limit, now)
+local function peek_limit(limit, admission)
+  local now = admission.now
   if limit.kind == 'log' then
     return log_peek(limit.key, now, limit.cost, limit.limit, limit.window)
   elseif limit.kind == 'bucket' then
     return bucket_peek(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
   elseif limit.kind == 'budget' then
     return budget_peek(limit.key, now, limit.cost, limit.limit, limit.period)
+  elseif limit.kind == 'concurrency' and admission.id then
+    return concurrency_peek(limit.key, now, limit.cost, limit.limit, admission.lease)
   end
   return error('unknown kind of limit: ' .. limit.kind)
 end
 
-local function charge_limit(limit, now, state)
+local function charge_limit(limit, admission, state)
+  local now = admission.now
   if limit.kind == 'log' then
     return log_charge(limit.key, now, limit.cost, limit.window, state)
   elseif limit.kind == 'bucket' then
     return bucket_charge(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst, state)
+  elseif limit.kind == 'concurrency' then
+    return concurrency_charge(limit.key, now, limit.cost, admission.lease, admission.id)
   end
   return budget_charge(limit.key, now, limit.cost, state)
 end
 
 -- Gives back what a limit was charged at `admitted_at`, once.
-local function refund_limit(limit, admitted_at, now)
+local function refund_limit(limit, admission, admitted_at)
+  local now = admission.now
   if limit.kind == 'log' then
     log_refund(limit.key, admitted_at, limit.cost)
   elseif limit.kind == 'bucket' then
     bucket_refund(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
+  elseif limit.kind == 'concurrency' then
+    concurrency_end(limit.key, limit.cost, admission.id)
   else
     budget_refund(limit.key, admitted_at, limit.cost, limit.period)
   end
@@ -68,12 +81,12 @@ end
 
 -- Phase 1: reads. Returns the limits, their states, and whether one that is no shadow refuses.
 -- `charged` says that the request was counted before, so that only the present state is wanted.
-local function peek_limits(first_key, first_argument, now, charged)
+local function peek_limits(first_key, first_argument, admission, charged)
   local limits, states, refused = {}, {}, false
   local argument = first_argument
   for index = first_key, #KEYS do
     local limit = limit_at(KEYS[index], argument)
-    local state = peek_limit(limit, now)
+    local state = peek_limit(limit, admission)
     if charged then
       state.retry = 0
     end
@@ -96,12 +109,12 @@ local function append_peeked(reply, states)
 end
 
 -- Phase 2: writes. A shadow limit that would have refused counts nothing, as if it had. Limits with one key count once.
-local function charge_limits(reply, limits, states, now)
+local function charge_limits(reply, limits, states, admission)
   local resets = {}
   for index = 1, #limits do
     local limit, state = limits[index], states[index]
     if state.retry == 0 then
-      local reset = resets[limit.key] or charge_limit(limit, now, state)
+      local reset = resets[limit.key] or charge_limit(limit, admission, state)
       resets[limit.key] = reset
       append_state(reply, 0, state.used + limit.cost, state.remaining - limit.cost, 0, reset)
     else

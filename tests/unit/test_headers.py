@@ -220,3 +220,20 @@ def test_where_waiting_cannot_help_the_sdk_is_told_not_to_try_again():
 def test_a_refusing_shadow_limit_makes_nobody_wait():
     states = [a_state(refuses=True, retry_after_ms=9_000, shadow=True), a_state(refuses=True, retry_after_ms=5)]
     assert retry_headers(states)[0] == ("retry-after-ms", "5")
+
+
+def test_where_it_depends_on_requests_in_flight_the_wait_is_a_second_or_what_else_refuses():
+    in_flight = a_state(refuses=True, retry_after_ms=-2)
+    assert retry_headers([in_flight]) == [("retry-after", "1")]
+    assert retry_headers([in_flight, a_state(refuses=True, retry_after_ms=4_500)]) == [("retry-after", "5")]
+    assert retry_headers([in_flight, a_state(refuses=True, retry_after_ms=-1)]) == [("x-should-retry", "false")]
+
+
+def test_a_limit_of_requests_in_flight_has_no_window_to_tell():
+    state = a_state(name="concurrency", unit="concurrency", limit=5, remaining=2, window_seconds=0, reset_ms=60_000)
+    assert as_dict(limit_headers([state])) == {
+        "x-ratelimit-limit-concurrency": "5",
+        "x-ratelimit-remaining-concurrency": "2",
+        "ratelimit-policy": '"concurrency";q=5',
+        "ratelimit": '"concurrency";r=2',
+    }

@@ -46,6 +46,22 @@ def test_burst_makes_a_bucket():
     assert (spec.kind, spec.burst) == (LimitKind.BUCKET, 50)
 
 
+def test_requests_in_flight_are_limited_by_a_number_alone():
+    (spec,) = declared({"limit": 5, "unit": "concurrency", "per": ["api_key"]})
+    assert (spec.kind, spec.name, spec.limit, spec.per) == (LimitKind.CONCURRENCY, "concurrency", 5, ("api_key",))
+    assert (spec.unit, spec.window_ms, spec.window_seconds, spec.holds) == ("concurrency", 0, 0, True)
+
+
+def test_a_window_beside_requests_in_flight_stays_one_of_requests():
+    specs = declared({"limit": 5, "unit": "concurrency", "shadow": True, "limits": [{"limit": 9, "window": "1m"}]})
+    assert [(spec.name, spec.kind, spec.shadow) for spec in specs] == [
+        ("concurrency", LimitKind.CONCURRENCY, True),
+        ("requests-per-1m", LimitKind.LOG, True),
+    ]
+    tiers = {"basic": {"limits": [{"limit": 2, "unit": "concurrency"}, {"limit": 9, "window": "1m"}]}}
+    assert names(declared({"default_tier": "basic", "tiers": tiers})) == [("concurrency", 2), ("requests-per-1m", 9)]
+
+
 def test_a_quota_stands_alone_or_beside_a_limit():
     assert names(declared({"quota": {"daily": 5, "monthly": 50}})) == [("requests-per-day", 5), ("requests-per-month", 50)]
     assert names(declared({"limit": 2, "window": "1m", "quota": {"daily": 5}})) == [
@@ -120,6 +136,12 @@ def test_tiers_inherit_through_both_levels_and_the_innermost_wins():
         ({"limit": 1, "window": "1 fortnight"}, "window", "30s, 1m or 1h30m"),
         ({"limit": 0, "window": "1m"}, "limit", "greater than or equal to 1"),
         ({"limit": 1, "window": "1m", "unit": "tokens"}, "unit", "requests"),
+        ({"limit": 1, "window": "1m", "unit": "concurrency"}, "", "no window, burst or quota"),
+        ({"limit": 1, "burst": 2, "unit": "concurrency"}, "", "no window, burst or quota"),
+        ({"limit": 1, "quota": {"daily": 2}, "unit": "concurrency"}, "", "no window, burst or quota"),
+        ({"unit": "concurrency"}, "limit", "needs limit"),
+        ({"unit": "concurrency", "limits": [{"limit": 1, "window": 1}]}, "limit", "not inherited"),
+        ({"limits": [{"unit": "concurrency"}]}, "limits.0", "needs limit"),
         ({"limit": 1, "window": "1m", "per": ["cookie"]}, "per.0", "header:<name>"),
         ({"limit": 1, "window": "1m", "per": []}, "", "per must not be empty"),
         ({"limits": []}, "limits", "at least 1"),

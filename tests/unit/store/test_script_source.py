@@ -351,19 +351,20 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         ["bucket", "1", "60", "1000", "3", "1"],
         ["budget", "1", "9", "day", "0", "0"],
         ["budget", "1", "1", "month", "0", "1"],
+        ["concurrency", "1", "3", "0", "0", "0"],
     ]
-    keys, arguments = ["l", "b", "d", "m"], [word for limit in limits for word in limit]
+    keys, arguments = ["l", "b", "d", "m", "f"], [word for limit in limits for word in limit]
     admit = ["t", "r", "k4"]
     for number, now in enumerate(
         ["", str(NOON), str(NOON + 900), str(NOON + 950), str(NOON + 1_000), str(NOON), str(NOON + 60_000)]
     ):
-        call("admit", [*admit, f"m{number}", "c", *keys], ["v4", "r5", "1000", now, *arguments])
-        call("rate_limit", ["c2", *(f"{key}-alone" for key in keys)], [now, *arguments])
-    call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", str(NOON), *arguments])
-    call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "", *arguments])
+        call("admit", [*admit, f"m{number}", "c", *keys], ["v4", "r5", "1000", f"m{number}", now, *arguments])
+        call("rate_limit", ["c2", *(f"{key}-alone" for key in keys[:4])], [now, *arguments[:24]])
+    call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", "m1", str(NOON), *arguments])
+    call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "m1", "", *arguments])
     for marker in ("m1", "m1", "m9"):
-        call("settle", [marker, "c", *keys], ["1000", str(NOON + 60_000), *arguments])
-    call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", str(NOON), *arguments])
+        call("settle", [marker, "c", *keys], ["1000", marker, str(NOON + 60_000), *arguments])
+    call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", "m9", str(NOON), *arguments])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v1", "r5"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v4", "r5"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v4", "r5"])
