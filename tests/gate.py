@@ -145,9 +145,14 @@ class Gate:
         return _decision(await self.stores.runner.call("rate_limit", keys, [str(now), *arguments]), len(limits))
 
     async def cancel(self, limits: Sequence[Limit], now: int, admission: str, amount: int = 1) -> str:
+        """settle.lua, giving everything back."""
+        return await self.settle(limits, now, admission, amount, 0)
+
+    async def settle(self, limits: Sequence[Limit], now: int, admission: str, cost: int = 1, actual: int | None = None) -> str:
         """settle.lua; the only word of its reply."""
         keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
-        arguments = [word for limit in limits for word in limit.arguments(amount)]
+        due = "" if actual is None else str(actual)
+        arguments = [word for limit in limits for word in (*limit.arguments(cost), due)]
         (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), admission, str(now), *arguments])
         return str(word.decode())
 

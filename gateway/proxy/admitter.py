@@ -22,7 +22,7 @@ from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.plan import bind_limits, check_model, model_of, plan_request
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead
-from gateway.store import Admission, Admissions, BoundLimit, Keyspace, Known, Stale
+from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Stale
 
 MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
@@ -141,10 +141,22 @@ class Admitter:
         """True if the caller's tenant was seen in the store."""
         return self._configurations.tenant(caller.subdomain) is not None
 
-    def release(self, ticket: Ticket, limits: Sequence[BoundLimit]) -> None:
-        """Give back what these limits were charged, off the path of the request."""
-        if ticket.admission.admitted and limits:
-            self._cancel(ticket.tenant.keyspace, ticket.id, limits)
+    def settle(self, ticket: Ticket, reached: int) -> None:
+        """End an admitted request, once, off its path: what it holds is free.
+
+        Limits behind the entry ``reached`` took no effect and give their charge back. Where nothing is held and nothing goes
+        back there is no call: a request that counted keeps counting.
+        """
+        if not ticket.admission.admitted:
+            return
+        dues: list[Due] = []
+        for limit in ticket.limits:
+            if limit.placed.entry > reached:
+                dues.append((limit, 0))
+            elif limit.placed.spec.holds:
+                dues.append((limit, None))
+        if dues:
+            self._later(lambda: self._admissions.settle(ticket.tenant.keyspace, ticket.id, dues))
 
     async def _ask(
         self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import Any, cast
 
 from gateway.config import LimitsSettings
@@ -29,6 +30,13 @@ READ_AT_ONCE_BYTES = 64 << 10
 _FRAMING = HOP_BY_HOP | {b"content-length"}
 
 
+@dataclass(slots=True)
+class Reach:
+    """The chain entry that a request has come to; -2 is before the key's own limits, which stand at -1."""
+
+    entry: int = -2
+
+
 class Forwarding:
     """Takes admitted requests to their end: plugins, target, reply."""
 
@@ -40,23 +48,27 @@ class Forwarding:
 
     async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
         """Answer the request. Raises what refuses it, and ClientLeft."""
+        reach = Reach()
+        try:
+            await self._run(ticket, head, body, reply, visit, reach)
+        finally:
+            self._admitter.settle(ticket, reach.entry)
+
+    async def _run(
+        self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit, reach: Reach
+    ) -> None:
         chain, states = ticket.rule.chain, ticket.admission.states
         refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
         exchange = _exchange_of(ticket, head, visit)
         watch = LeaveWatch(body)
         elapsed = stopwatch()
         try:
-            last = -2  # before the key's own limits, which stand at -1
-            try:
-                if exchange.request.body is None and chain.reads_request_body_before(refused_at):
-                    exchange.request.body = await body.read(self._limits.max_inspected_bytes)
-                stopped = await chain.pre_request(exchange, refused_at, refusal)
-                last = len(chain.entries) if stopped is None else stopped.index
-            finally:
-                # limits whose place was not reached are not charged
-                self._admitter.release(ticket, [limit for limit in ticket.limits if limit.placed.entry > last])
+            if exchange.request.body is None and chain.reads_request_body_before(refused_at):
+                exchange.request.body = await body.read(self._limits.max_inspected_bytes)
+            stopped = await chain.pre_request(exchange, refused_at, refusal)
+            reach.entry = len(chain.entries) if stopped is None else stopped.index
             if ticket.limits:
-                reply.extra = limit_headers([state for state in states if state.entry <= last])
+                reply.extra = limit_headers([state for state in states if state.entry <= reach.entry])
             if stopped is not None and stopped.error is not None:
                 raise stopped.error
             if exchange.answer is not None:

@@ -68,6 +68,10 @@ class Known:
     revision: str = ""
 
 
+Due = tuple[BoundLimit, int | None]
+"""A limit and what a request turned out to cost there; None for what it was charged."""
+
+
 def place_limit(
     keyspace: Keyspace, tenant_id: str, owner: str, spec: LimitSpec, entry: int, levels: Sequence[str]
 ) -> PlacedLimit:
@@ -121,11 +125,18 @@ class Admissions:
 
     async def cancel(self, keyspace: Keyspace, admission_id: str, limits: Sequence[BoundLimit]) -> None:
         """Give back what these limits were charged for an admission, or void it if it has not arrived yet. Repeatable."""
+        await self.settle(keyspace, admission_id, [(limit, 0) for limit in limits])
+
+    async def settle(self, keyspace: Keyspace, admission_id: str, dues: Sequence[Due]) -> None:
+        """End an admission: free what it holds and correct what it was charged. The first call for an id counts, no other.
+
+        Limits that are not among ``dues`` keep their charge; those that hold something must be among them.
+        """
         keys = [keyspace.marker(admission_id), keyspace.clock]
         arguments: list[str] = [self._lease_ms, admission_id, ""]
-        for limit in limits:
+        for limit, actual in dues:
             keys.append(limit.key)
-            arguments.extend(limit.placed.arguments)
+            arguments.extend((*limit.placed.arguments, "" if actual is None else str(actual)))
         match await self._runner.call("settle", keys, arguments):
             case [b"settled" | b"settled_before" | b"not_admitted"]:
                 return

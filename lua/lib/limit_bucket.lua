@@ -1,16 +1,19 @@
 -- limit_bucket: a token bucket; any t milliseconds admit at most burst + limit * t / window units
 --
--- State: "<level> <ms>". A unit weighs `window`, so that a millisecond refills exactly `limit`: integers only.
+-- State: "<level> <ms>"; a level below 0 is what was used beyond what was reserved. A unit weighs `window`, so that a
+-- millisecond refills exactly `limit`: integers only.
 --- @include "lib/integers"
 
 local BUCKET_TTL_MARGIN_MS = 6000
+-- What lacks to a full bucket stays below 2^53, with room for what is added to it.
+local BUCKET_MOST_MISSING = 9000000000000000
 
 local function bucket_level(key, now, limit, capacity)
   local stored = redis.call('GET', key)
   if not stored then
     return capacity, now
   end
-  local level, at = string.match(stored, '^(%d+) (%d+)$')
+  local level, at = string.match(stored, '^(-?%d+) (%d+)$')
   level, at = tonumber(level), tonumber(at)
   if now > at then
     return math.min(capacity, level + (now - at) * limit), now
@@ -35,7 +38,7 @@ local function bucket_peek(key, now, cost, limit, window, burst)
   local remaining = (level - level % window) / window
   return {
     used = burst - remaining,
-    remaining = remaining,
+    remaining = math.max(0, remaining),
     retry = retry,
     reset = ceil_div(capacity - level, limit) + at - now,
     level = level,
@@ -50,8 +53,10 @@ local function bucket_charge(key, now, cost, limit, window, burst, state)
   return ceil_div(capacity - level, limit) + state.at - now
 end
 
-local function bucket_refund(key, now, amount, limit, window, burst)
+local function bucket_settle(key, now, change, limit, window, burst)
   local capacity = burst * window
   local level, at = bucket_level(key, now, limit, capacity)
-  bucket_store(key, math.min(capacity, level + amount * window), at, limit, capacity)
+  local lowest = math.min(0, capacity - BUCKET_MOST_MISSING)
+  level = math.max(lowest, math.min(capacity, level - change * window))
+  bucket_store(key, level, at, limit, capacity)
 end

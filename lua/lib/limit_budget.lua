@@ -47,10 +47,15 @@ local function budget_charge(key, now, cost, state)
   return state.past - now
 end
 
--- Gives back to the period of the admission; to another one nothing is owed.
-local function budget_refund(key, admitted_at, amount, period)
+-- Less goes back to the period of the admission; to another one nothing is owed. More is spent in the period of now.
+local function budget_settle(key, now, admitted_at, change, period)
+  if change > 0 then
+    local first, past, spent = budget_read(key, now, period)
+    budget_charge(key, now, change, { first = first, past = past, used = spent })
+    return
+  end
   local first, _, spent = budget_read(key, admitted_at, period)
   if spent > 0 and first == period_edges(period, admitted_at) then
-    redis.call('HSET', key, 'spent', decimal(math.max(0, spent - amount)))
+    redis.call('HSET', key, 'spent', decimal(math.max(0, spent + change)))
   end
 end

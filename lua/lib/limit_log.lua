@@ -68,6 +68,14 @@ local function log_peek(key, now, cost, limit, window)
   }
 end
 
+local function log_push(key, units, stamp, window)
+  local entry = decimal(stamp)
+  for _ = 1, units do
+    redis.call('LPUSH', key, entry)
+  end
+  redis.call('PEXPIRE', key, decimal(window + LOG_TTL_MARGIN_MS))
+end
+
 local function log_charge(key, now, cost, window, state)
   if state.used == 0 then
     if state.length > 0 then
@@ -77,15 +85,18 @@ local function log_charge(key, now, cost, window, state)
     redis.call('LTRIM', key, '0', decimal(state.used - 1))
   end
   -- after the clock was set back the list must stay sorted, or the search above would miss live units
-  local stamp = decimal(math.max(now, state.newest))
-  for _ = 1, cost do
-    redis.call('LPUSH', key, stamp)
-  end
-  redis.call('PEXPIRE', key, decimal(window + LOG_TTL_MARGIN_MS))
-  return math.max(now, state.newest) + window - now
+  local stamp = math.max(now, state.newest)
+  log_push(key, cost, stamp, window)
+  return stamp + window - now
 end
 
--- Units admitted at `admitted_at` leave the window. Those that have left already are not looked for.
-local function log_refund(key, admitted_at, amount)
-  redis.call('LREM', key, decimal(amount), decimal(admitted_at))
+-- Less: units admitted at `admitted_at` leave the window; those that have left already are not looked for. More: units
+-- join it now, at most as many as fill it.
+local function log_settle(key, now, admitted_at, change, limit, window)
+  if change < 0 then
+    redis.call('LREM', key, decimal(-change), decimal(admitted_at))
+    return
+  end
+  local newest = tonumber(redis.call('LINDEX', key, '0') or '0')
+  log_push(key, math.min(change, limit), math.max(now, newest), window)
 end

@@ -4,7 +4,8 @@
 -- shadow ("1" or "0"). Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms;
 -- retry_ms -1 says never, -2 that it depends on requests in flight.
 --
--- `admission` has the time `now`, and where something can be held `id` and the milliseconds of a `lease`.
+-- `admission` has the time `now`; where something can be held `id` and the milliseconds of a `lease`; when it is settled
+-- the time `admitted_at`.
 --- @include "lib/limit_log"
 --- @include "lib/limit_bucket"
 --- @include "lib/limit_budget"
@@ -56,17 +57,19 @@ local function charge_limit(limit, admission, state)
   return budget_charge(limit.key, now, limit.cost, state)
 end
 
--- Gives back what a limit was charged at `admitted_at`, once.
-local function refund_limit(limit, admission, admitted_at)
+-- Ends what a limit holds for an admission and changes what it was charged, by less or by more.
+local function settle_limit(limit, admission, change)
   local now = admission.now
-  if limit.kind == 'log' then
-    log_refund(limit.key, admitted_at, limit.cost)
-  elseif limit.kind == 'bucket' then
-    bucket_refund(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
-  elseif limit.kind == 'concurrency' then
+  if limit.kind == 'concurrency' then
     concurrency_end(limit.key, limit.cost, admission.id)
+  elseif change == 0 then
+    return
+  elseif limit.kind == 'log' then
+    log_settle(limit.key, now, admission.admitted_at, change, limit.limit, limit.window)
+  elseif limit.kind == 'bucket' then
+    bucket_settle(limit.key, now, change, limit.limit, limit.window, limit.burst)
   else
-    budget_refund(limit.key, admitted_at, limit.cost, limit.period)
+    budget_settle(limit.key, now, admission.admitted_at, change, limit.period)
   end
 end
 

@@ -12,7 +12,8 @@ from gateway.proxy.refusals import refusal_of
 
 
 def a_state(kind: str = "log", retry: int = 1_500, **fields: Any) -> LimitState:
-    facts = {"name": kind, "level": ("rule",), "unit": "requests", "limit": 5, "window_seconds": 60, "used": 5, "remaining": 0}
+    facts: dict[str, Any] = {"name": kind, "level": ("rule",), "unit": "requests", "window_seconds": 60}
+    facts |= {"limit": 5, "used": 5, "remaining": 0}
     more = {"retry_after_ms": retry, "reset_ms": 0, "refuses": True, "shadow": False, "kind": kind, "entry": 0}
     return LimitState(**(facts | more | fields))
 

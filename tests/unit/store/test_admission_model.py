@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.gate import NOON, Gate, Limit, bucket, budget, log
+from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log
 from tests.servers import Server
-from tests.stores import opened
+from tests.stores import LEASE_MS, opened
 from tests.unit.store.test_limits_budget import period_of
 
 HELD_MS = 5_000
@@ -35,6 +35,8 @@ POOL = [
     budget(9, "day", name="daily"),
     budget(20, "month", name="monthly"),
     budget(3, "day", name="shadow", shadow=True),
+    concurrency(4, name="flying"),
+    concurrency(2, name="shadow", shadow=True),
 ]
 
 Numbers = tuple[int, int, int, int, int]
@@ -58,15 +60,16 @@ class LogModel:
         reset = live[-1] + window - now if live else 0
         return (int(retry != 0), len(live), max(0, limit.limit - len(live)), retry, reset)
 
-    def charge(self, limit: Limit, now: int, cost: int) -> int:
+    def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
         live = self.live(limit, now)
         stamp = max([now, *live])
         self.stamps = live + [stamp] * cost
         return stamp + int(limit.extent) - now
 
-    def refund(self, limit: Limit, admitted_at: int, now: int, amount: int) -> None:
-        for _ in range(min(amount, self.stamps.count(admitted_at))):
+    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+        for _ in range(min(-change, self.stamps.count(admitted_at))):
             self.stamps.remove(admitted_at)
+        self.stamps += [max([now, *self.stamps])] * min(change, limit.limit)
 
 
 @dataclass
@@ -91,16 +94,17 @@ class BucketModel:
         elif level < cost:
             retry = self.full_in(limit, cost - level, at, now)
         whole = level // 1
-        return (int(retry != 0), limit.burst - whole, whole, retry, self.full_in(limit, limit.burst - level, at, now))
+        return (int(retry != 0), limit.burst - whole, max(0, whole), retry, self.full_in(limit, limit.burst - level, at, now))
 
-    def charge(self, limit: Limit, now: int, cost: int) -> int:
+    def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
         level, at = self.now(limit, now)
         self.level, self.at = level - cost, at
         return self.full_in(limit, limit.burst - self.level, at, now)
 
-    def refund(self, limit: Limit, admitted_at: int, now: int, amount: int) -> None:
-        level, self.at = self.now(limit, now)
-        self.level = min(Fraction(limit.burst), level + amount)
+    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+        if change:
+            level, self.at = self.now(limit, now)
+            self.level = min(Fraction(limit.burst), level - change)
 
 
 @dataclass
@@ -121,17 +125,39 @@ class BudgetModel:
             retry = end - now
         return (int(retry != 0), spent, max(0, limit.limit - spent), retry, end - now if spent else 0)
 
-    def charge(self, limit: Limit, now: int, cost: int) -> int:
+    def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
         self.start, end, spent = self.period(limit, now)
         self.spent = spent + cost
         return end - now
 
-    def refund(self, limit: Limit, admitted_at: int, now: int, amount: int) -> None:
-        if self.start == period_of(str(limit.extent), admitted_at)[0]:
-            self.spent = max(0, self.spent - amount)
+    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+        if change > 0:
+            self.charge(limit, now, change, name)
+        elif self.start == period_of(str(limit.extent), admitted_at)[0]:
+            self.spent = max(0, self.spent + change)
 
 
-MODELS = {"log": LogModel, "bucket": BucketModel, "budget": BudgetModel}
+@dataclass
+class ConcurrencyModel:
+    ends: dict[str, list[int]] = field(default_factory=dict)
+
+    def look(self, limit: Limit, now: int, cost: int) -> Numbers:
+        used = sum(end > now for ends in self.ends.values() for end in ends)
+        retry = 0
+        if used + cost > limit.limit:
+            retry = -1 if cost > limit.limit else -2
+        return (int(retry != 0), used, max(0, limit.limit - used), retry, LEASE_MS if used else 0)
+
+    def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
+        self.ends = {other: live for other, ends in self.ends.items() if (live := [end for end in ends if end > now])}
+        self.ends[name] = [now + LEASE_MS] * cost
+        return LEASE_MS
+
+    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+        self.ends.pop(name, None)
+
+
+MODELS = {"log": LogModel, "bucket": BucketModel, "budget": BudgetModel, "concurrency": ConcurrencyModel}
 
 
 @dataclass
@@ -176,19 +202,21 @@ class Model:
                 reply += [1, used, remaining, retry, reset]
             else:
                 asked.charged.add(limit.key)
-                reply += [0, used + cost, remaining - cost, 0, self.limits[limit.key].charge(limit, now, cost)]
+                reply += [0, used + cost, remaining - cost, 0, self.limits[limit.key].charge(limit, now, cost, name)]
         return reply
 
-    def cancel(self, name: str, limits: list[Limit], amount: int, now: int) -> str:
-        asked = self.asked.setdefault(name, Asked(limits, amount))
+    def settle(self, name: str, limits: list[Limit], cost: int, actual: int | None, now: int) -> str:
+        asked = self.asked.setdefault(name, Asked(limits, cost))
         if asked.settled:
             return "settled_before"
         asked.settled = True
         if asked.admitted_at is None:
             return "not_admitted"
+        self.clock = now = self.held(now)
         for limit in limits:
             if limit.key in asked.charged:
-                self.limits[limit.key].refund(limit, asked.admitted_at, self.held(now), amount)
+                change = 0 if actual is None else actual - cost
+                self.limits[limit.key].settle(limit, asked.admitted_at, now, change, name)
         return "settled"
 
 
@@ -302,26 +330,27 @@ class Admissions(RuleBasedStateMachine):
         self.ask(name, asked.limits, asked.cost)
 
     @precondition(lambda self: self.model.asked)
-    @rule(data=st.data(), everything=st.booleans())
-    def cancel(self, data: st.DataObject, everything: bool) -> None:
+    @rule(data=st.data(), everything=st.booleans(), actual=st.sampled_from([0, 0, None, 1, 2, 5, 30]))
+    def end(self, data: st.DataObject, everything: bool, actual: int | None) -> None:
         name = data.draw(st.sampled_from(sorted(self.model.asked)))
         asked = self.model.asked[name]
         limits = asked.limits
         if not everything and limits:
             limits = data.draw(st.lists(st.sampled_from(limits), unique=True))
-        self.settle(name, limits, asked.cost)
+        self.settle(name, limits, asked.cost, actual)
 
     @rule(limits=asked_limits())
     def cancel_before_it_arrives(self, limits: list[Limit]) -> None:
         self.names += 1
-        self.settle(f"id{self.names}", limits, 1)
+        self.settle(f"id{self.names}", limits, 1, 0)
 
-    def settle(self, name: str, limits: list[Limit], amount: int) -> None:
+    def settle(self, name: str, limits: list[Limit], cost: int, actual: int | None) -> None:
         before = self.servers.picture()
-        word = self.servers.both("cancel", limits, self.now, name, amount)
-        assert word == self.model.cancel(name, limits, amount, self.now)
+        word = self.servers.both("settle", limits, self.now, name, cost, actual)
+        assert word == self.model.settle(name, limits, cost, actual, self.now)
         if word == "settled_before":
             assert self.servers.picture() == before
+        self.edges.append(self.now + LEASE_MS)
 
     @precondition(lambda self: self.edges)
     @rule(data=st.data(), beside=st.sampled_from([-1, 0, 0, 1]))

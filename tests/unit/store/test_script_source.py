@@ -363,7 +363,8 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
     call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", "m1", str(NOON), *arguments])
     call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "m1", "", *arguments])
     for marker in ("m1", "m1", "m9"):
-        call("settle", [marker, "c", *keys], ["1000", marker, str(NOON + 60_000), *arguments])
+        due = [word for limit in limits for word in (*limit, "3")]
+        call("settle", [marker, "c", *keys], ["1000", marker, str(NOON + 60_000), *due])
     call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", "m9", str(NOON), *arguments])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v1", "r5"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v4", "r5"])
