@@ -156,6 +156,14 @@ class Gate:
         (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), admission, str(now), *arguments])
         return str(word.decode())
 
+    async def renew(self, limits: Sequence[Limit], now: int, admission: str, admitted: int = NOON, cost: int = 1) -> str:
+        """renew.lua; the only word of its reply."""
+        keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
+        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        facts = [str(LEASE_MS), admission, str(admitted), str(now)]
+        (word,) = await self.stores.runner.call("renew", keys, [*facts, *arguments])
+        return str(word.decode())
+
     async def drain(self, limits: Sequence[Limit], now: int) -> int:
         """How many requests of cost 1 are admitted now until one is refused."""
         for count in range(10_000):

@@ -169,8 +169,19 @@ class LimitsSettings(Section):
     max_in_flight: int = Field(1_000, ge=1, description="Requests a process handles at once; more are answered 503.")
     max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant.")
     plugin_timeout: PositiveMs = Field(1_000, description="Longest run of one plugin in one stage.")
-    lease: PositiveMs = Field(60_000, description="How long what a crashed replica held stays held.")
-    renew_every: PositiveMs | None = Field(None, description="How often a lease is renewed; unset means a third of `lease`.")
+    lease: PositiveMs = Field(
+        60_000, description="How long requests of a replica that died keep their places in flight. Requests that last renew it."
+    )
+    renew_every: PositiveMs | None = Field(
+        None,
+        description="How often leases of requests older than a third of `lease` are renewed, all in one call; unset means a"
+        " third of `lease`.",
+    )
+
+    @property
+    def renewal(self) -> int:
+        """Milliseconds between two renewals."""
+        return self.renew_every or max(1, self.lease // 3)
 
     @model_validator(mode="after")
     def _renewal_fits(self) -> LimitsSettings:

@@ -20,6 +20,7 @@ from gateway.proxy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.plan import bind_limits, check_model, model_of, plan_request
+from gateway.proxy.renewer import Renewer
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Stale
@@ -61,12 +62,14 @@ class Admitter:
         configurations: Configurations,
         domains: TenantDomains,
         later: Later,
+        renewer: Renewer,
         max_inspected_bytes: int,
     ) -> None:
         self._admissions = admissions
         self._configurations = configurations
         self._domains = domains
         self._later = later
+        self._renewer = renewer
         self._max_inspected_bytes = max_inspected_bytes
 
     async def identify(self, head: RequestHead) -> Caller:
@@ -134,6 +137,8 @@ class Admitter:
                 raise refusal
             if tenant is None or key is None or rule is None:
                 raise InternalError from AssertionError("admitted without a configuration")
+            if outcome.admitted:
+                self._renewer.keep(keyspace, ticket_id, limits, outcome)
             return Ticket(ticket_id, tenant, key, rule, limits, outcome, read)
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
 
@@ -149,6 +154,7 @@ class Admitter:
         """
         if not ticket.admission.admitted:
             return
+        self._renewer.let_go(ticket.id)
         dues: list[Due] = []
         for limit in ticket.limits:
             if limit.placed.entry > reached:

@@ -17,6 +17,7 @@ from gateway.proxy.data_plane import DataPlane
 from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.renewer import Renewer
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Stores
@@ -57,16 +58,19 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
     parts.metrics.in_flight.set_function(lambda: gate.in_flight)
     compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
+    renewer = Renewer(parts.stores.admissions, config.limits.lease, config.limits.renewal)
     admitter = Admitter(
-        parts.stores.admissions, Configurations(compiler), domains, background.run, config.limits.max_inspected_bytes
+        parts.stores.admissions, Configurations(compiler), domains, background.run, renewer, config.limits.max_inspected_bytes
     )
 
     @app.before_serving
     async def start() -> None:
         await forwarder.start()
+        renewer.start()
 
     @app.after_serving
     async def stop() -> None:
+        await renewer.stop()
         await background.drain(DRAIN_BACKGROUND_MS)
         await forwarder.stop()
 

@@ -1,6 +1,6 @@
 """The only user of redis-py: admission, and the documents of the admin API."""
 
-from gateway.store.admission import Admission, Admissions, BoundLimit, Due, Known, PlacedLimit, Stale, place_limit
+from gateway.store.admission import Admission, Admissions, BoundLimit, Due, Held, Known, PlacedLimit, Stale, place_limit
 from gateway.store.api_keys import ApiKeyStore, StoredKey
 from gateway.store.connect import Connection, connect, describe
 from gateway.store.embedded import EmbeddedServer
@@ -18,6 +18,7 @@ __all__ = [
     "Connection",
     "Due",
     "EmbeddedServer",
+    "Held",
     "Keyspace",
     "Known",
     "Once",

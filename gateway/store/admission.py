@@ -68,6 +68,16 @@ class Known:
     revision: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An admission that holds something in these limits. ``admitted_ms`` is the time on the store's clock."""
+
+    keyspace: Keyspace
+    admission_id: str
+    admitted_ms: int
+    limits: tuple[BoundLimit, ...]
+
+
 Due = tuple[BoundLimit, int | None]
 """A limit and what a request turned out to cost there; None for what it was charged."""
 
@@ -82,7 +92,7 @@ def place_limit(
 
 
 class Admissions:
-    """Calls ``admit``, ``validate_key`` and ``settle``."""
+    """Calls ``admit``, ``validate_key``, ``settle`` and ``renew``."""
 
     def __init__(self, connection: Connection, runner: ScriptRunner, lease_ms: int) -> None:
         self._connection = connection
@@ -142,6 +152,24 @@ class Admissions:
                 return
             case reply:
                 raise InternalError from AssertionError(f"settle.lua replied {reply!r}")
+
+    async def renew(self, held: Sequence[Held]) -> None:
+        """Push the end of these leases forward, all in one round trip; those that are settled stay so.
+
+        Raises what kept the first of them from being renewed; the others are renewed all the same.
+        """
+        calls = []
+        for one in held:
+            keys = [one.keyspace.marker(one.admission_id), one.keyspace.clock, *(limit.key for limit in one.limits)]
+            facts = [self._lease_ms, one.admission_id, str(one.admitted_ms), ""]
+            calls.append((keys, [*facts, *(word for limit in one.limits for word in limit.placed.arguments)]))
+        for reply in await self._runner.call_each("renew", calls):
+            match reply:
+                case Exception():
+                    raise reply
+                case [b"renewed" | b"settled_before"]:
+                    continue
+            raise InternalError from AssertionError(f"renew.lua replied {reply!r}")
 
     async def subdomain_of_key(self, secret_digest: str) -> str | None:
         """The tenant a key belongs to; never changes, so it may be cached."""

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import ConfigurationError, InternalError
-from gateway.store.connect import Connection, Node, store_errors
+from gateway.store.connect import Connection, Node, store_error, store_errors
 from gateway.store.script_source import Script
 
 _LOG = logging.getLogger("gateway.store")
@@ -69,6 +69,33 @@ class ScriptRunner:
         if not isinstance(reply, list):
             raise InternalError from AssertionError(f"{name}.lua replied {reply!r}")
         return reply
+
+    async def call_each(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[list[Any] | Exception]:
+        """Run a script once for each of these keys and arguments, in one round trip. What fails is an error in its place.
+
+        Raises StoreUnavailable, Overloaded if nothing could be asked.
+        """
+        replies = await self._pipelined("EVALSHA", self._shas[name], calls)
+        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            again = await self._pipelined("EVAL", self._scripts[name].body, [calls[index] for index in unknown])
+            for index, reply in zip(unknown, again, strict=True):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                self._explain(name, reply)
+        return [store_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def _pipelined(
+        self, command: str, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any]:
+        with store_errors():
+            pipe = self._connection.client.pipeline(transaction=False)
+            for keys, arguments in calls:
+                pipe.execute_command(command, script, len(keys), *keys, *arguments)
+            return list(await pipe.execute(raise_on_error=False))
 
     def _explain(self, name: str, error: ResponseError) -> None:
         if "user_script" in str(error):

@@ -57,6 +57,13 @@ local function charge_limit(limit, admission, state)
   return budget_charge(limit.key, now, limit.cost, state)
 end
 
+-- Pushes the end of the lease forward on what a limit holds for an admission.
+local function hold_limit(limit, admission)
+  if limit.kind == 'concurrency' then
+    concurrency_hold(limit.key, admission.now, limit.cost, admission.lease, admission.id)
+  end
+end
+
 -- Ends what a limit holds for an admission and changes what it was charged, by less or by more.
 local function settle_limit(limit, admission, change)
   local now = admission.now

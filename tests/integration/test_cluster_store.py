@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.errors import InternalError, SubdomainTaken
+from gateway.models import LimitKind, LimitSpec
 from gateway.resources import lua_folder
-from gateway.store import StoredKey, StoredRule, Stores, connect, open_stores
+from gateway.store import BoundLimit, Held, Keyspace, StoredKey, StoredRule, Stores, connect, open_stores, place_limit
 from gateway.store.keyspace import key_lookup, tenant_index
 from gateway.store.script_source import Script, read_scripts
 from gateway.store.scripts import ScriptRunner
 from tests.builders import a_rule
-from tests.gate import NOON, Gate, Limit, bucket, budget, log
+from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log
 from tests.servers import DEBIAN_REDIS, Cluster, redis_cluster
 from tests.stores import LEASE_MS, patient
 from tests.unit.store.documents import a_key, created, is_good, secret, tenant_of
@@ -56,7 +57,7 @@ async def stores(cluster: Cluster) -> AsyncIterator[Stores]:
 
 def limits_of(tenant: str) -> list[Limit]:
     """Of every kind; the first has room for three."""
-    limits = [log(3), bucket(60, burst=9), budget(9), budget(90, "month"), log(9, shadow=True, name="shadow")]
+    limits = [log(3), bucket(60, burst=9), budget(9), budget(90, "month"), log(9, shadow=True, name="shadow"), concurrency(9)]
     return [dataclasses.replace(limit, tenant=tenant) for limit in limits]
 
 
@@ -88,6 +89,18 @@ async def test_requests_are_admitted_replayed_refused_and_cancelled_in_every_slo
         assert (await gate.rate_limit([log(2, name="alone", tenant=name)], NOON)).admitted
         assert (await gate.ask(limits, NOON, version=""))[0] == b"stale"
         assert (await gate.ask(limits, NOON, digest="0" * 64)) == [b"invalid_key"]
+
+
+async def test_requests_of_tenants_in_every_slot_are_renewed_in_one_call(stores: Stores, cluster: Cluster):
+    spec = LimitSpec("flying", LimitKind.CONCURRENCY, 9, ("rule",), unit="concurrency")
+    held = []
+    for name in SUBDOMAINS:
+        placed = place_limit(Keyspace(name), "ten_1", "rule_1", spec, 0, ())
+        held.append(Held(Keyspace(name), "one", NOON, (BoundLimit(placed, placed.key),)))
+    for node in cluster.nodes:
+        node.command("SCRIPT", "FLUSH")
+    await stores.admissions.renew(held)
+    assert {one.limits[0].key for one in held} <= all_keys(cluster)
 
 
 async def test_a_whole_life_of_tenants_rules_and_keys(stores: Stores, cluster: Cluster):

@@ -172,3 +172,39 @@ async def test_places_of_requests_that_are_cut_at_shutdown_are_free_when_it_has_
         await asyncio.gather(flying, return_exceptions=True)
         async with running_proxy(store_url) as other:
             assert await slots(other.stores) == []
+
+
+async def test_a_request_that_lasts_longer_than_the_lease_keeps_its_place(store_url):
+    held = Held()
+    limits = {"lease": "300ms", "renew_every": "100ms"}
+    async with running_proxy(store_url, limits=limits) as gateway, an_upstream(held) as upstream:
+        tenant = await prepared(gateway, upstream, in_flight(1))
+        flying = asyncio.create_task(gateway.ask("GET", "/v1/x", key=tenant.secret))
+        await held.calls.acquire()
+        for _ in range(10):
+            assert (await gateway.ask("GET", "/v1/x", key=tenant.secret)).code == "too_many_concurrent"
+            await asyncio.sleep(0.1)
+        held.may_answer.set()
+        assert (await flying).status == 200
+        await freed(gateway.stores)
+
+
+async def test_places_of_a_replica_that_died_are_free_within_the_lease(store_url):
+    held = Held()
+    limits = {"lease": "300ms", "renew_every": "100ms"}
+    async with running_proxy(store_url, limits=limits) as gateway, an_upstream(held) as upstream:
+        tenant = await prepared(gateway, upstream, in_flight(1))
+        flying = asyncio.create_task(gateway.ask("GET", "/v1/x", key=tenant.secret))
+        await held.calls.acquire()
+        client = gateway.stores.connection.client
+        (key,) = await client.keys("*:limit:concurrency:*")
+        # as another replica would have left it: nobody here knows the request, so nobody renews or settles it
+        held.may_answer.set()
+        assert (await flying).status == 200
+        await freed(gateway.stores)
+        seconds, micros = await client.time()
+        await client.zadd(key, {"dead": seconds * 1_000 + micros // 1_000 + 300})
+        started = asyncio.get_running_loop().time()
+        while (await gateway.ask("GET", "/v1/x", key=tenant.secret)).status == 429:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert 0.2 < asyncio.get_running_loop().time() - started < 0.6

@@ -150,8 +150,11 @@ class ConcurrencyModel:
 
     def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
         self.ends = {other: live for other, ends in self.ends.items() if (live := [end for end in ends if end > now])}
-        self.ends[name] = [now + LEASE_MS] * cost
+        self.renew(now, cost, name)
         return LEASE_MS
+
+    def renew(self, now: int, cost: int, name: str) -> None:
+        self.ends[name] = [now + LEASE_MS] * cost
 
     def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
         self.ends.pop(name, None)
@@ -204,6 +207,15 @@ class Model:
                 asked.charged.add(limit.key)
                 reply += [0, used + cost, remaining - cost, 0, self.limits[limit.key].charge(limit, now, cost, name)]
         return reply
+
+    def renew(self, name: str, now: int) -> str:
+        asked = self.asked[name]
+        if asked.settled:
+            return "settled_before"
+        for limit in asked.limits:
+            if limit.kind == "concurrency" and limit.key in asked.charged:
+                self.limits[limit.key].renew(self.held(now), asked.cost, name)
+        return "renewed"
 
     def settle(self, name: str, limits: list[Limit], cost: int, actual: int | None, now: int) -> str:
         asked = self.asked.setdefault(name, Asked(limits, cost))
@@ -296,10 +308,13 @@ class Admissions(RuleBasedStateMachine):
         self.now = NOON
         self.edges: list[int] = []
         self.names = 0
+        self.latest = NOON
+        self.begun = False
 
     @initialize()
     def begin(self) -> None:
         self.servers.reset()
+        self.begun = True
 
     def ask(self, name: str, limits: list[Limit], cost: int) -> list[Any]:
         before = self.servers.picture()
@@ -339,6 +354,22 @@ class Admissions(RuleBasedStateMachine):
             limits = data.draw(st.lists(st.sampled_from(limits), unique=True))
         self.settle(name, limits, asked.cost, actual)
 
+    @precondition(lambda self: self.flying())
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.flying()))
+        asked = self.model.asked[name]
+        before = self.servers.picture()
+        word = self.servers.both("renew", asked.limits, self.now, name, asked.admitted_at, asked.cost)
+        assert word == self.model.renew(name, self.now)
+        if word == "settled_before":
+            assert self.servers.picture() == before
+        self.edges.append(self.now + LEASE_MS)
+
+    def flying(self) -> list[str]:
+        """What was admitted, also if it is settled already."""
+        return sorted(name for name, asked in self.model.asked.items() if asked.admitted_at is not None)
+
     @rule(limits=asked_limits())
     def cancel_before_it_arrives(self, limits: list[Limit]) -> None:
         self.names += 1
@@ -368,6 +399,20 @@ class Admissions(RuleBasedStateMachine):
     @rule()
     def forget_scripts(self) -> None:
         self.servers.flush_scripts()
+
+    def teardown(self) -> None:
+        """A lease after the last traffic nothing is held any more, whether its replica has settled it or died."""
+        if not self.begun:
+            return
+        self.now = self.latest + LEASE_MS
+        flying = [limit for limit in POOL if limit.kind == "concurrency"]
+        reply = self.servers.both("ask", flying, self.now, 1, "last")
+        assert reply[0] == b"admitted"
+        assert reply[3::5] == [1] * len(flying)
+
+    @invariant()
+    def time_has_been(self) -> None:
+        self.latest = max(self.latest, self.now)
 
     @invariant()
     def every_key_of_a_limit_has_an_end(self) -> None:

@@ -363,6 +363,8 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
     call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", "m1", str(NOON), *arguments])
     call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "m1", "", *arguments])
     for marker in ("m1", "m1", "m9"):
+        if marker != "m9":
+            call("renew", [marker, "c", *keys], ["1000", marker, str(NOON), str(NOON + 50_000), *arguments])
         due = [word for limit in limits for word in (*limit, "3")]
         call("settle", [marker, "c", *keys], ["1000", marker, str(NOON + 60_000), *due])
     call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", "m9", str(NOON), *arguments])
