@@ -29,7 +29,7 @@ if not marker then
   return { 'not_admitted' }
 end
 
-local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[3])), admitted_at = marker_time(marker) }
+local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[3])) }
 advance_clock(KEYS[2], admission.now)
 local settled = {}
 local argument = FIRST_LIMIT_ARGUMENT
@@ -37,7 +37,7 @@ for index = FIRST_LIMIT_KEY, #KEYS do
   local limit = limit_at(KEYS[index], argument)
   local actual = tonumber(ARGV[argument + LIMIT_ARGUMENTS]) or limit.cost
   if not settled[limit.key] and not marker_spared(marker, limit.key) then
-    settle_limit(limit, admission, actual - limit.cost)
+    settle_limit(limit, admission, marker_charged_at(marker, limit.key), actual - limit.cost)
     settled[limit.key] = true
   end
   argument = argument + LIMIT_ARGUMENTS + 1

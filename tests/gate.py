@@ -48,6 +48,11 @@ def log(limit: int, window: int = 60_000, **more: Any) -> Limit:
     return Limit("log", limit, window, **more)
 
 
+def ring(limit: int, window: int = 60_000, **more: Any) -> Limit:
+    """The sliding window of large amounts."""
+    return Limit("ring", limit, window, **more)
+
+
 def bucket(limit: int, window: int = 60_000, *, burst: int, **more: Any) -> Limit:
     """The token bucket."""
     return Limit("bucket", limit, window, burst, **more)

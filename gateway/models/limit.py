@@ -16,6 +16,11 @@ from gateway.units import DurationMs, format_duration_ms
 MAX_EXACT = 2**53
 """Redis' Lua counts in doubles: whatever a script computes must stay below this."""
 
+MOST_LOGGED = 10_000
+"""A larger limit is counted in parts of its window instead of by every single request."""
+
+RING_PARTS = 60
+
 MAX_WINDOW_MS = 31 * 86_400_000
 
 Unit = Literal["requests", "concurrency"]
@@ -29,6 +34,7 @@ class LimitKind(StrEnum):
     """The algorithm that decides a limit; the value is its name in Lua."""
 
     LOG = "log"
+    RING = "ring"
     BUCKET = "bucket"
     BUDGET = "budget"
     CONCURRENCY = "concurrency"
@@ -68,9 +74,7 @@ class Limit(Document):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,48}$")] | None = Field(
         None, description="Shown in headers and refusals; unset means one made of unit and window."
     )
-    limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="Most units in any window; of `concurrency`, most requests in flight."
-    )
+    limit: Count | None = Field(None, description="Most units in any window; of `concurrency`, most requests in flight.")
     window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
     burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Size of a token bucket that refills with `limit` per `window`."
@@ -94,7 +98,7 @@ class Limit(Document):
             raise ValueError("a limit needs limit and window, or a quota")
         if self.per is not None and not self.per:
             raise ValueError("per must not be empty")
-        if self.burst is not None and self.window is not None and (self.burst + 1) * self.window >= MAX_EXACT:
+        if self.burst is not None and (self.burst + 1) * (self.window or 0) + (self.limit or 0) >= MAX_EXACT:
             raise ValueError("burst times window is too large to count exactly")
         return self
 
@@ -161,7 +165,9 @@ def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
         found.append(LimitSpec(name, LimitKind.CONCURRENCY, limit.limit, per, unit=limit.unit, shadow=limit.shadow))
     elif limit.limit is not None and limit.window is not None:
         name = limit.name or f"{limit.unit}-per-{format_duration_ms(limit.window)}"
-        kind = LimitKind.LOG if limit.burst is None else LimitKind.BUCKET
+        kind = LimitKind.LOG if limit.limit <= MOST_LOGGED else LimitKind.RING
+        if limit.burst is not None:
+            kind = LimitKind.BUCKET
         found.append(
             LimitSpec(
                 name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from gateway.models import LimitKind, LimitSpec
+from gateway.models import RING_PARTS, LimitKind, LimitSpec
 
 PREFIX = "gw:"
 
@@ -58,10 +58,13 @@ class Keyspace:
         """The state of a limit without the part that differs between requests, see `limit_of`.
 
         ``owner`` is where the limit was declared (a rule, the tenant, a key): equal limits of different owners are
-        different limits. Units and window are in the name, so that a changed limit never reads what it cannot understand.
+        different limits. Unit, window and its parts are in the name, so that a changed limit never reads what it cannot
+        understand.
         """
         identity = digest((tenant_id, owner, spec.name, spec.unit, *spec.per))
-        extent = spec.period if spec.kind is LimitKind.BUDGET else str(spec.window_ms)
+        extent = spec.period or str(spec.window_ms)
+        if spec.kind is LimitKind.RING:
+            extent = f"{extent}/{RING_PARTS}"
         return f"{self._tag}limit:{spec.kind}:{extent}:{identity}"
 
 

@@ -38,6 +38,7 @@ local function budget_peek(key, now, cost, limit, period)
     reset = reset,
     first = first,
     past = past,
+    ahead = first > now and first or nil,
   }
 end
 
@@ -47,15 +48,15 @@ local function budget_charge(key, now, cost, state)
   return state.past - now
 end
 
--- Less goes back to the period of the admission; to another one nothing is owed. More is spent in the period of now.
-local function budget_settle(key, now, admitted_at, change, period)
+-- Less goes back to the period that was charged; to another one nothing is owed. More is spent in the period of now.
+local function budget_settle(key, now, charged_at, change, period)
   if change > 0 then
     local first, past, spent = budget_read(key, now, period)
     budget_charge(key, now, change, { first = first, past = past, used = spent })
     return
   end
-  local first, _, spent = budget_read(key, admitted_at, period)
-  if spent > 0 and first == period_edges(period, admitted_at) then
+  local first, _, spent = budget_read(key, charged_at, period)
+  if spent > 0 and first == period_edges(period, charged_at) then
     redis.call('HSET', key, 'spent', decimal(math.max(0, spent + change)))
   end
 end

@@ -65,6 +65,7 @@ local function log_peek(key, now, cost, limit, window)
     reset = reset,
     length = length,
     newest = newest,
+    ahead = newest > now and newest or nil,
   }
 end
 
@@ -90,11 +91,11 @@ local function log_charge(key, now, cost, window, state)
   return stamp + window - now
 end
 
--- Less: units admitted at `admitted_at` leave the window; those that have left already are not looked for. More: units
+-- Less: units charged at `charged_at` leave the window; those that have left already are not looked for. More: units
 -- join it now, at most as many as fill it.
-local function log_settle(key, now, admitted_at, change, limit, window)
+local function log_settle(key, now, charged_at, change, limit, window)
   if change < 0 then
-    redis.call('LREM', key, decimal(-change), decimal(admitted_at))
+    redis.call('LREM', key, decimal(-change), decimal(charged_at))
     return
   end
   local newest = tonumber(redis.call('LINDEX', key, '0') or '0')

@@ -1,12 +1,13 @@
 -- limits: every limit of a request, all or nothing
 --
--- Six arguments a limit: kind, cost, limit, window in ms (log, bucket; 0 for concurrency) or period (budget), burst,
+-- Six arguments a limit: kind, cost, limit, window in ms (log, ring, bucket; 0 for concurrency) or period (budget), burst,
 -- shadow ("1" or "0"). Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms;
 -- retry_ms -1 says never, -2 that it depends on requests in flight.
 --
--- `admission` has the time `now`; where something can be held `id` and the milliseconds of a `lease`; when it is settled
--- the time `admitted_at`.
+-- `admission` has the time `now`, and where something can be held `id` and the milliseconds of a `lease`. A state has
+-- `ahead` if a charge is placed later than now, because the clock was set back.
 --- @include "lib/limit_log"
+--- @include "lib/limit_ring"
 --- @include "lib/limit_bucket"
 --- @include "lib/limit_budget"
 --- @include "lib/limit_concurrency"
@@ -35,6 +36,8 @@ local function peek_limit(limit, admission)
   local now = admission.now
   if limit.kind == 'log' then
     return log_peek(limit.key, now, limit.cost, limit.limit, limit.window)
+  elseif limit.kind == 'ring' then
+    return ring_peek(limit.key, now, limit.cost, limit.limit, limit.window)
   elseif limit.kind == 'bucket' then
     return bucket_peek(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
   elseif limit.kind == 'budget' then
@@ -49,6 +52,8 @@ local function charge_limit(limit, admission, state)
   local now = admission.now
   if limit.kind == 'log' then
     return log_charge(limit.key, now, limit.cost, limit.window, state)
+  elseif limit.kind == 'ring' then
+    return ring_charge(limit.key, now, limit.cost, limit.window, state)
   elseif limit.kind == 'bucket' then
     return bucket_charge(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst, state)
   elseif limit.kind == 'concurrency' then
@@ -64,19 +69,21 @@ local function hold_limit(limit, admission)
   end
 end
 
--- Ends what a limit holds for an admission and changes what it was charged, by less or by more.
-local function settle_limit(limit, admission, change)
+-- Ends what a limit holds for an admission and changes what it was charged at `charged_at`, by less or by more.
+local function settle_limit(limit, admission, charged_at, change)
   local now = admission.now
   if limit.kind == 'concurrency' then
     concurrency_end(limit.key, limit.cost, admission.id)
   elseif change == 0 then
     return
   elseif limit.kind == 'log' then
-    log_settle(limit.key, now, admission.admitted_at, change, limit.limit, limit.window)
+    log_settle(limit.key, now, charged_at, change, limit.limit, limit.window)
+  elseif limit.kind == 'ring' then
+    ring_settle(limit.key, now, charged_at, change, limit.limit, limit.window)
   elseif limit.kind == 'bucket' then
     bucket_settle(limit.key, now, change, limit.limit, limit.window, limit.burst)
   else
-    budget_settle(limit.key, now, admission.admitted_at, change, limit.period)
+    budget_settle(limit.key, now, charged_at, change, limit.period)
   end
 end
 

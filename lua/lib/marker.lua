@@ -1,6 +1,7 @@
 -- marker: what is remembered of one admission
 --
--- State: "A <ms>" and the keys of shadow limits that counted nothing, parted by spaces; "S" once it is settled or void.
+-- State: "A <ms>" and, parted by spaces, the keys of shadow limits that counted nothing, and "<key>@<ms>" of limits that
+-- were charged at another time, because the clock was set back; "S" once it is settled or void.
 --- @include "lib/integers"
 
 local MARKER_SETTLED = 'S'
@@ -11,6 +12,8 @@ local function marker_of(now, limits, states)
   for index = 1, #limits do
     if states[index].retry ~= 0 then
       marker = marker .. ' ' .. limits[index].key
+    elseif states[index].ahead then
+      marker = marker .. ' ' .. limits[index].key .. '@' .. decimal(states[index].ahead)
     end
   end
   return marker
@@ -18,6 +21,15 @@ end
 
 local function marker_time(marker)
   return tonumber(string.match(marker, '^A (%d+)'))
+end
+
+-- The time at which a limit was charged: a settlement must find that very charge.
+local function marker_charged_at(marker, key)
+  local _, stop = string.find(marker, ' ' .. key .. '@', 1, true)
+  if stop then
+    return tonumber(string.match(marker, '^%d+', stop + 1))
+  end
+  return marker_time(marker)
 end
 
 -- True for a shadow limit that would have refused: it was not charged, so nothing can go back.

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log
+from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log, ring
 from tests.servers import Server
 from tests.stores import LEASE_MS, opened
 from tests.unit.store.test_limits_budget import period_of
@@ -29,6 +29,9 @@ POOL = [
     log(3, 1_000, name="short"),
     log(5, 60_000, name="long"),
     log(2, 1_000, name="shadow", shadow=True),
+    ring(4, 1_000, name="coarse"),
+    ring(6, 600_000, name="fine"),
+    ring(3, 100, name="shadow", shadow=True),
     bucket(3, 1_000, burst=4, name="steady"),
     bucket(7, 997, burst=2, name="odd"),
     bucket(1, 5_000, burst=1, name="shadow", shadow=True),
@@ -66,10 +69,59 @@ class LogModel:
         self.stamps = live + [stamp] * cost
         return stamp + int(limit.extent) - now
 
-    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
-        for _ in range(min(-change, self.stamps.count(admitted_at))):
-            self.stamps.remove(admitted_at)
+    def placed(self, limit: Limit, now: int) -> int:
+        return max([now, *self.live(limit, now)])
+
+    def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
+        for _ in range(min(-change, self.stamps.count(placed))):
+            self.stamps.remove(placed)
         self.stamps += [max([now, *self.stamps])] * min(change, limit.limit)
+
+
+@dataclass
+class RingModel:
+    units: dict[int, int] = field(default_factory=dict)  # by number of the sub-window
+
+    def length(self, limit: Limit) -> int:
+        return -(-int(limit.extent) // 60)
+
+    def leaves(self, limit: Limit, number: int) -> int:
+        return (number + 1) * self.length(limit) - 1 + int(limit.extent)
+
+    def live(self, limit: Limit, now: int) -> dict[int, int]:
+        return {number: units for number, units in sorted(self.units.items()) if self.leaves(limit, number) > now}
+
+    def look(self, limit: Limit, now: int, cost: int) -> Numbers:
+        live = self.live(limit, now)
+        used, retry = sum(live.values()), 0
+        if cost > limit.limit:
+            retry = -1
+        elif used + cost > limit.limit:
+            left = used
+            for number, units in live.items():
+                left -= units
+                if left + cost <= limit.limit:
+                    retry = self.leaves(limit, number) - now
+                    break
+        reset = self.leaves(limit, max(live)) - now if used else 0
+        return (int(retry != 0), used, max(0, limit.limit - used), retry, reset)
+
+    def placed(self, limit: Limit, now: int) -> int:
+        ahead = max(self.live(limit, now), default=0)
+        return max(now, ahead * self.length(limit))
+
+    def charge(self, limit: Limit, now: int, cost: int, name: str) -> int:
+        number = self.placed(limit, now) // self.length(limit)
+        self.units = self.live(limit, now)
+        self.units[number] = self.units.get(number, 0) + cost
+        return self.leaves(limit, number) - now
+
+    def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
+        number = placed // self.length(limit)
+        if number in self.units and (change < 0 or self.leaves(limit, number) > now):
+            self.units[number] = max(0, self.units[number] + change)
+        elif change > 0:
+            self.charge(limit, now, change, name)
 
 
 @dataclass
@@ -101,10 +153,13 @@ class BucketModel:
         self.level, self.at = level - cost, at
         return self.full_in(limit, limit.burst - self.level, at, now)
 
-    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+    def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
         if change:
             level, self.at = self.now(limit, now)
             self.level = min(Fraction(limit.burst), level - change)
+
+    def placed(self, limit: Limit, now: int) -> int:
+        return now
 
 
 @dataclass
@@ -130,10 +185,13 @@ class BudgetModel:
         self.spent = spent + cost
         return end - now
 
-    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+    def placed(self, limit: Limit, now: int) -> int:
+        return max(now, self.period(limit, now)[0])
+
+    def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
         if change > 0:
             self.charge(limit, now, change, name)
-        elif self.start == period_of(str(limit.extent), admitted_at)[0]:
+        elif self.start == period_of(str(limit.extent), placed)[0]:
             self.spent = max(0, self.spent + change)
 
 
@@ -156,11 +214,14 @@ class ConcurrencyModel:
     def renew(self, now: int, cost: int, name: str) -> None:
         self.ends[name] = [now + LEASE_MS] * cost
 
-    def settle(self, limit: Limit, admitted_at: int, now: int, change: int, name: str) -> None:
+    def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
         self.ends.pop(name, None)
 
+    def placed(self, limit: Limit, now: int) -> int:
+        return now
 
-MODELS = {"log": LogModel, "bucket": BucketModel, "budget": BudgetModel, "concurrency": ConcurrencyModel}
+
+MODELS = {"log": LogModel, "ring": RingModel, "bucket": BucketModel, "budget": BudgetModel, "concurrency": ConcurrencyModel}
 
 
 @dataclass
@@ -170,7 +231,7 @@ class Asked:
     limits: list[Limit]
     cost: int
     admitted_at: int | None = None
-    charged: set[str] = field(default_factory=set)
+    charged: dict[str, int] = field(default_factory=dict)  # by key, when
     settled: bool = False
 
 
@@ -204,7 +265,7 @@ class Model:
             if refuses:
                 reply += [1, used, remaining, retry, reset]
             else:
-                asked.charged.add(limit.key)
+                asked.charged[limit.key] = self.limits[limit.key].placed(limit, now)
                 reply += [0, used + cost, remaining - cost, 0, self.limits[limit.key].charge(limit, now, cost, name)]
         return reply
 
@@ -228,7 +289,7 @@ class Model:
         for limit in limits:
             if limit.key in asked.charged:
                 change = 0 if actual is None else actual - cost
-                self.limits[limit.key].settle(limit, asked.admitted_at, now, change, name)
+                self.limits[limit.key].settle(limit, asked.charged[limit.key], now, change, name)
         return "settled"
 
 

@@ -262,7 +262,7 @@ async def test_refusals_of_the_identity_are_errors_and_stale_is_a_value(gate: Ga
 async def test_a_limit_of_unknown_kind_is_an_error_before_anything_is_written(gate: Gate):
     before = await dump(gate.stores.connection)
     with pytest.raises(Exception, match="failed to handle"):
-        await gate.admit([log(5), Limit("ring", 5, 1_000)], NOON)
+        await gate.admit([log(5), Limit("square", 5, 1_000)], NOON)
     assert await dump(gate.stores.connection) == before
 
 

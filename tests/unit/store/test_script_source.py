@@ -14,7 +14,9 @@ from fakeredis import FakeRedis, FakeServer
 from lupa import lua51
 
 from gateway.errors import ConfigurationError
+from gateway.models import RING_PARTS, LimitKind, LimitSpec
 from gateway.resources import lua_folder
+from gateway.store import Keyspace
 from gateway.store.script_source import Script, read_scripts
 from tests.gate import NOON, log
 
@@ -351,15 +353,16 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         ["bucket", "1", "60", "1000", "3", "1"],
         ["budget", "1", "9", "day", "0", "0"],
         ["budget", "1", "1", "month", "0", "1"],
+        ["ring", "1", "3", "1000", "0", "0"],
         ["concurrency", "1", "3", "0", "0", "0"],
     ]
-    keys, arguments = ["l", "b", "d", "m", "f"], [word for limit in limits for word in limit]
+    keys, arguments = ["l", "b", "d", "m", "r6", "f"], [word for limit in limits for word in limit]
     admit = ["t", "r", "k4"]
     for number, now in enumerate(
         ["", str(NOON), str(NOON + 900), str(NOON + 950), str(NOON + 1_000), str(NOON), str(NOON + 60_000)]
     ):
         call("admit", [*admit, f"m{number}", "c", *keys], ["v4", "r5", "1000", f"m{number}", now, *arguments])
-        call("rate_limit", ["c2", *(f"{key}-alone" for key in keys[:4])], [now, *arguments[:24]])
+        call("rate_limit", ["c2", *(f"{key}-alone" for key in keys[:5])], [now, *arguments[:30]])
     call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", "m1", str(NOON), *arguments])
     call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "m1", "", *arguments])
     for marker in ("m1", "m1", "m9"):
@@ -398,6 +401,13 @@ def test_the_strict_run_sees_what_it_is_for(strict: Strict, text: str, complaint
 def test_a_script_knows_its_sha():
     script = Script("ask", "return 1", "", ())
     assert script.sha == "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
+
+
+def test_the_name_of_a_ring_tells_into_how_many_parts_it_is_divided():
+    text = (lua_folder() / "lib" / "limit_ring.lua").read_text()
+    assert f"local RING_PARTS = {RING_PARTS}\n" in text
+    spec = LimitSpec("x", LimitKind.RING, 20_000, ("rule",), window_ms=1_000)
+    assert f":limit:ring:1000/{RING_PARTS}:" in Keyspace("testcompany").limit("ten_1", "rule_1", spec)
 
 
 def test_a_limit_has_as_many_arguments_as_the_scripts_take():

@@ -1,0 +1,42 @@
+"""Which declarations of limits are possible, and what evaluates them."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.models import Limit, LimitKind, limit_specs
+
+
+def spec_of(**fields: object):
+    (spec,) = limit_specs([Limit.model_validate(fields)], ("rule",))
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"limit": 10_000, "window": "1m"}, LimitKind.LOG),
+        ({"limit": 10_001, "window": "1m"}, LimitKind.RING),
+        ({"limit": 10**12, "window": "31d"}, LimitKind.RING),
+        ({"limit": 10_001, "window": "1m", "burst": 5}, LimitKind.BUCKET),
+        ({"quota": {"daily": 10**12}}, LimitKind.BUDGET),
+        ({"limit": 1, "unit": "concurrency"}, LimitKind.CONCURRENCY),
+    ],
+)
+def test_the_kind_follows_from_what_is_declared(fields: dict[str, object], kind: LimitKind):
+    assert spec_of(**fields).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"limit": 10**12 + 1, "window": "1m"}, "less than or equal to 1000000000000"),
+        ({"limit": 1, "window": "31d", "burst": 1_000_001}, "less than or equal to 1000000"),
+        ({"limit": 10**12, "window": "31d", "burst": 1_000_000, "unit": "concurrency"}, "no window, burst or quota"),
+        ({"unit": "concurrency"}, "needs limit"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(fields: dict[str, object], words: str):
+    with pytest.raises(ValidationError, match=words):
+        Limit.model_validate(fields)
