@@ -23,7 +23,6 @@ from gateway.plugin import (
     Plugin,
     Reject,
     Reply,
-    Request,
     SchemaCheck,
     Settings,
     SizeBytes,
@@ -191,7 +190,7 @@ class ContentValidator(Plugin[ContentValidatorSettings]):
         if checks is None:
             return
         if not checks.needs_body:
-            if not _declares_no_body(request):
+            if request.has_body:
                 checks.head(request.headers)
             return
         if request.body is None and request.method not in BODILESS:
@@ -261,14 +260,6 @@ def media_type(headers: Headers) -> str:
     given = headers.get_all("content-type")
     found = given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
     return found if _MEDIA_TYPE.fullmatch(found) else ""
-
-
-def _declares_no_body(request: Request) -> bool:
-    headers = request.headers
-    length = headers.get("content-length")
-    if "content-type" in headers or "transfer-encoding" in headers:
-        return False
-    return length == "0" or (length is None and request.method in BODILESS)
 
 
 def _encoded(value: Any, headers: Headers) -> bytes:

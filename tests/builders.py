@@ -33,12 +33,13 @@ def a_request(
     headers: Fields = (),
     content_type: str | None = "application/json",
     client_ip: str = "203.0.113.7",
+    has_body: bool | None = None,
 ) -> Request:
-    """A request; ``body`` is bytes as they are, None, or a value sent as JSON."""
+    """A request; ``body`` is bytes as they are, None, or a value sent as JSON. ``has_body`` where it is there but not read."""
     given = _headers(headers)
     if content_type is not None and body is not None and "content-type" not in given:
         given.set("content-type", content_type)
-    return Request(method, path, query, given, client_ip, _bytes(body))
+    return Request(method, path, query, given, client_ip, _bytes(body), body is not None if has_body is None else has_body)
 
 
 def a_reply(

@@ -91,8 +91,9 @@ class LimitState:
 class Request:
     """The client's request. ``path`` and ``query`` are as on the wire, percent-encoded.
 
-    ``body`` is None unless a plugin of the chain needs it; assigning to it replaces what is forwarded. The gateway's own
-    credentials are not among ``headers``.
+    ``body`` is None unless a plugin of the chain needs it; assigning to it replaces what is forwarded. ``has_body`` says
+    whether the client sends one at all, also where it is not read. Neither the key nor fields that frame the body are among
+    ``headers``.
     """
 
     method: str
@@ -101,6 +102,7 @@ class Request:
     headers: Headers
     client_ip: str
     body: bytes | None = None
+    has_body: bool = False
     _parsed: tuple[bytes, Any] | None = None
 
     def json(self) -> Any:

@@ -170,7 +170,7 @@ def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
     secret = (head.secret or "").encode("latin-1")
     # wherever the client repeats its key, it is not forwarded
     headers = Headers(field for field in forwarded(head.headers) if secret not in field[1])
-    request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body)
+    request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body, head.has_body)
     states = ticket.admission.states
     exchange = Exchange(visit.request_id, request, ticket.tenant.info, ticket.key.info, ticket.rule.info, limits=states)
     exchange.timings.admission_ms = visit.admission_ms

@@ -300,3 +300,32 @@ async def test_what_an_observer_does_wrong_concerns_nobody(scripted):
 async def test_a_stage_named_in_the_chain_is_the_only_one_that_runs(scripted):
     reply = await scripted(pre_request=divides, pre_response=None, chain=[{"name": "scripted", "stage": Stage.PRE_RESPONSE}])
     assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "status"),
+    [
+        ("GET", {}, b"", 200),
+        ("POST", {"content-length": "0"}, b"", 200),
+        ("POST", {"content-type": "application/json"}, b"{}", 200),
+        ("POST", {}, b"{}", 415),
+        ("GET", {"transfer-encoding": "chunked"}, b"2\r\n{}\r\n0\r\n\r\n", 415),
+        ("POST", {"transfer-encoding": "chunked", "content-type": "text/plain"}, b"2\r\n{}\r\n0\r\n\r\n", 415),
+    ],
+)
+async def test_a_type_is_asked_for_exactly_where_a_body_follows(store_url, method, headers, body, status):
+    async def target(call):
+        await call.read_body()
+        await call.answer(200, {}, b"")
+
+    async with running_proxy(store_url) as gateway, an_upstream(target) as upstream:
+        tenant = await gateway.new_tenant()
+        chain = [{"name": "content_validator", "settings": {"allowed_types": ["application/json"]}, "stage": "pre_request"}]
+        await gateway.new_rule(tenant, upstream.url, plugin_chain=chain)
+        fields = {"host": f"{tenant.subdomain}.example.com", "authorization": f"Bearer {tenant.secret}", **headers}
+        if body and "transfer-encoding" not in headers:
+            fields["content-length"] = str(len(body))
+        async with gateway.connected() as wire:
+            head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            await wire.send(f"{method} /v1/x HTTP/1.1\r\n{head}\r\n".encode() + body)
+            assert (await wire.reply()).status == status

@@ -84,20 +84,12 @@ async def test_types_alone_are_checked_without_reading_the_body():
     plugin = a_plugin("content_validator", {"allowed_types": ["application/json"]})
     assert not plugin.needs_request_body
     await plugin.pre_request(an_exchange(method="GET"))
-    await plugin.pre_request(an_exchange(headers={"content-length": "0"}))
+    await plugin.pre_request(an_exchange(method="POST"))
 
 
-@pytest.mark.parametrize(
-    ("method", "headers"),
-    [
-        ("POST", {}),
-        ("GET", {"transfer-encoding": "chunked"}),
-        ("GET", {"content-length": "7"}),
-        ("POST", {"content-length": "7"}),
-    ],
-)
-async def test_an_undeclared_type_does_not_slip_through_when_a_body_may_follow(method, headers):
-    assert (await refused(a_request(method=method, headers=headers), allowed_types=["application/json"]))[0] == 415
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_an_undeclared_type_does_not_slip_through_when_a_body_follows(method):
+    assert (await refused(a_request(method=method, has_body=True), allowed_types=["application/json"]))[0] == 415
 
 
 # size
