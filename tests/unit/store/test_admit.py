@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import InvalidApiKey, TenantSuspended, UnknownTenant
 from gateway.models import LimitKind, LimitSpec
 from gateway.store import Admission, BoundLimit, Known, Stale, Stores, limit_of, place_limit
-from tests.gate import DIGEST, NOON, REVISION, SUBDOMAIN, VERSION, Gate, Limit, bucket, budget, log
+from tests.gate import DIGEST, NOON, REVISION, SUBDOMAIN, VERSION, Gate, Limit, bucket, budget, concurrency, log, ring
 from tests.stores import dump, keys_without_end
 
 KNOWN = Known(VERSION, REVISION)
@@ -45,6 +45,24 @@ async def test_if_one_limit_refuses_no_counter_moves_and_no_key_is_written(gate:
         assert [state.refuses for state in refused.states] == [int(index == position) for index in range(4)]
         assert (refused.states[position].retry == -1) == (cost == 2)
     assert await dump(gate.stores.connection) == before
+
+
+@pytest.mark.parametrize("position", range(5))
+async def test_all_or_nothing_holds_whatever_kind_refuses_and_whatever_kinds_stand_beside_it(gate: Gate, position: int):
+    limits = [log(5), ring(5), bucket(60, burst=5), budget(5), concurrency(5)]
+    small: list[Limit] = [log(1), ring(1), bucket(60, burst=1), budget(1), concurrency(1)]
+    limits[position] = small[position]
+    first = await gate.admit(limits, NOON, admission="one")
+    assert [(state.used, state.remaining) for state in first.states] == [(1, 4 * (index != position)) for index in range(5)]
+    before = await dump(gate.stores.connection)
+    refused = await gate.admit(limits, NOON + 10)
+    assert (refused.word, [state.refuses for state in refused.states]) == (
+        "limited",
+        [int(index == position) for index in range(5)],
+    )
+    assert await dump(gate.stores.connection) == before
+    await gate.cancel(limits, NOON + 10, "one")
+    assert [state.used for state in (await gate.admit(limits, NOON + 10)).states] == [1] * 5
 
 
 async def test_a_first_request_that_is_refused_leaves_nothing_at_all(gate: Gate):
