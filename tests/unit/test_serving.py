@@ -1,6 +1,7 @@
 """The server on real sockets: who gets a port, what a shutdown does to connections, and the lifespan of the apps."""
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -105,6 +106,12 @@ def a_port_in_use():
 
 async def never_reached(scope, receive, send):
     raise AssertionError(f"the app was called with {scope['type']}")
+
+
+def forget_earlier_tests(caplog):
+    """asyncio reports what an earlier test left to the garbage collector, whenever that runs: let it be now."""
+    gc.collect()
+    caplog.clear()
 
 
 async def test_each_listener_answers_on_its_own_port():
@@ -353,6 +360,8 @@ async def test_an_app_that_knows_no_lifespan_is_served(how, caplog):
 
 
 async def test_an_error_in_an_app_reaches_our_logger_and_the_client_gets_500(caplog):
+    forget_earlier_tests(caplog)
+
     class Broken(App):
         async def reply(self, send):
             raise RuntimeError("a bug")
@@ -439,6 +448,8 @@ def test_uvloop_is_taken_where_it_is_installed_and_asyncio_otherwise(monkeypatch
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no TCP_USER_TIMEOUT")
 def test_a_lost_client_writes_no_error_into_the_log_on_the_loop_of_production(caplog):
+    forget_earlier_tests(caplog)
+
     async def lose_a_client():
         app = Firehose()
         async with served(app, write_stall_ms=200) as running:
