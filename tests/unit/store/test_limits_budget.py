@@ -165,3 +165,11 @@ async def test_the_record_outlives_its_period(gate: Gate, period: str, now: int)
         left = await gate.stores.connection.client.pttl(budget(5, period).key)
         assert left > decision.state.reset + 5_000
         await gate.stores.connection.client.pexpire(budget(5, period).key, 1_000)
+
+
+async def test_a_settlement_finds_what_was_spent_after_the_clock_was_set_back_over_the_edge(gate: Gate):
+    midnight = ms(2026, 3, 11)
+    await gate.admit([budget(9)], midnight + 60_000)
+    await gate.admit([budget(9)], midnight - 30_000, 3, "back")
+    await gate.cancel([budget(9)], midnight - 30_000, "back", amount=3)
+    assert (await gate.admit([budget(9)], midnight + 60_000)).state.used == 2

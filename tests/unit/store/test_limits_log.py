@@ -173,6 +173,25 @@ async def test_a_large_step_back_never_admits_more_than_the_limit(gate: Gate):
     assert (await gate.admit(limits, NOON + 19_000, cost=4)).state.used == 0
 
 
+async def test_a_settlement_finds_its_unit_after_the_clock_was_set_back(gate: Gate):
+    limits = [log(5, 60_000)]
+    for at in (0, 9_000):
+        await gate.admit(limits, NOON + at)
+    await gate.admit(limits, NOON, admission="back")
+    await gate.cancel(limits, NOON, "back")
+    stamps = [int(stamp) for stamp in await gate.stores.connection.client.lrange(limits[0].key, 0, -1)]
+    assert stamps == [NOON + 9_000, NOON]
+
+
+async def test_an_overdraft_after_the_clock_was_set_back_keeps_the_list_sorted(gate: Gate):
+    limits = [log(5, 60_000)]
+    await gate.admit(limits, NOON, admission="one")
+    await gate.admit(limits, NOON + 9_000)
+    await gate.settle(limits, NOON, "one", 1, 2)
+    stamps = [int(stamp) for stamp in await gate.stores.connection.client.lrange(limits[0].key, 0, -1)]
+    assert stamps == [NOON + 9_000, NOON + 9_000, NOON]
+
+
 @pytest.mark.parametrize("steps", [(0, 6_000, -6_001, 100, -5_500, 7_000), (3, -5_002, -5_003, 10_000, -9_000)])
 async def test_no_window_of_the_order_of_requests_is_exceeded_while_the_clock_jumps_back(gate: Gate, steps: tuple[int, ...]):
     limits, now = [log(4, 3_600_000)], NOON

@@ -152,6 +152,27 @@ async def test_an_overdraft_of_an_admission_that_has_left_counts_from_now(gate: 
     assert await used(gate, 50, late + WINDOW + PART) == 0
 
 
+@pytest.mark.parametrize(("late", "counted"), [(-1, 0), (0, 1)])
+async def test_what_is_owed_counts_where_it_was_charged_until_the_very_millisecond_in_which_that_leaves(
+    gate: Gate, late: int, counted: int
+):
+    leaves = NOON + PART - 1 + WINDOW
+    await gate.admit([ring(50)], NOON, 1, "one")
+    await gate.settle([ring(50)], leaves + late, "one", 1, 2)
+    assert await used(gate, 50, leaves) == counted
+
+
+async def test_no_more_comes_back_than_is_there(gate: Gate):
+    for name in ("one", "two"):
+        await gate.admit([ring(50)], NOON, 10, name)
+    await gate.stores.connection.client.delete(ring(50).key)
+    await gate.admit([ring(50)], NOON, 5)
+    await gate.settle([ring(50)], NOON, "one", 10, 0)
+    await gate.settle([ring(50)], NOON, "two", 10, 0)
+    assert await used(gate, 50, NOON) == 0
+    assert await gate.drain([ring(50)], NOON) == 50
+
+
 async def test_what_has_left_gives_nothing_back_to_others(gate: Gate):
     await gate.admit([ring(50)], NOON, 10, "one")
     await gate.admit([ring(50)], NOON + WINDOW + PART, 10)
@@ -161,15 +182,15 @@ async def test_what_has_left_gives_nothing_back_to_others(gate: Gate):
 
 async def test_a_settlement_finds_its_charge_after_the_clock_was_set_back(gate: Gate):
     """Charged in the newest part, which lies ahead: correcting the part of the admission's own time hit another one."""
-    limits = [ring(50)]
+    limits = [ring(50, name="a-b.(c)")]
     await gate.admit(limits, NOON, 10, "first")
     await gate.admit(limits, NOON + 20 * PART, 10)
     await gate.admit(limits, NOON, 10, "back")
     await gate.settle(limits, NOON, "back", 10, 0)
-    stored = await fields(gate, 50)
-    assert (stored[str(NOON // PART)], stored[str(NOON // PART + 20)]) == (10, 10)
+    parts = await gate.stores.connection.client.hmget(limits[0].key, str(NOON // PART), str(NOON // PART + 20))
+    assert parts == [b"10", b"10"]
     await gate.settle(limits, NOON, "first", 10, 0)
-    assert await used(gate, 50, NOON) == 10
+    assert (await gate.admit(limits, NOON, cost=51)).state.used == 10
 
 
 async def test_an_overdraft_never_lies_ahead_of_the_tenants_clock(gate: Gate):

@@ -157,6 +157,8 @@ async def test_the_largest_debt_of_a_bucket_still_counts_exactly(gate: Gate, bur
     limits = [bucket(1_000_000, window, burst=burst)]
     await gate.admit(limits, NOON, admission="one")
     await gate.settle(limits, NOON, "one", 1, 10**12)
+    level = int((await gate.stores.connection.client.get(limits[0].key)).split()[0])
+    assert burst * window - 2**53 < level < 0, "above that a script's numbers are not exact"
     retry = (await gate.admit(limits, NOON)).state.retry
     assert retry > window
     assert not (await gate.admit(limits, NOON + retry - 1)).admitted
