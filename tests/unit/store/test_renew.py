@@ -61,6 +61,12 @@ async def test_a_shadow_limit_that_would_have_refused_is_not_held_by_a_renewal(g
     assert await gate.stores.connection.client.zrange(shadow[0].key, 0, -1) == [b"one"]
 
 
+async def test_a_renewal_while_the_clock_is_held_counts_from_the_held_time(gate: Gate):
+    await gate.admit(LIMITS, NOON, admission="one")
+    await gate.renew(LIMITS, NOON - 4_000, "one")
+    assert not (await gate.admit(LIMITS, NOON + LEASE_MS - 1)).admitted
+
+
 async def test_limits_that_hold_nothing_are_left_alone(gate: Gate):
     await gate.admit([log(5)], NOON, admission="one")
     before = (await dump(gate.stores.connection))[log(5).key.encode()]
