@@ -14,7 +14,7 @@ from gateway import __version__
 from gateway.composition import Addresses, answers, check, run_demo_upstream, run_servers
 from gateway.config import Config, load_config
 from gateway.demo_upstream import DemoSettings
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.quick_start import first_steps, seed_demo
 from gateway.serving import run_event_loop
 from gateway.store import Stores, describe
@@ -141,7 +141,7 @@ def _run(config: Config, work: Coroutine[Any, Any, None]) -> None:
         run_event_loop(work)
     except ConfigurationError as error:
         raise Refusal(str(error)) from None
-    except GatewayError as error:
+    except StoreUnavailable as error:
         where = describe(config.redis)
         raise Refusal(f"the store ({where}) does not answer; `gateway run --local` starts one of its own") from error
     except KeyboardInterrupt:

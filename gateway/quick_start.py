@@ -48,8 +48,11 @@ async def _create(stores: Stores, folder: Path) -> None:
 
 async def _ensure_key(stores: Stores, stored: StoredTenant, path: Path) -> None:
     kept = _read_private(path)
-    if kept is not None and await stores.api_keys.authenticate(stored.tenant.id, virtual_key.digest(kept)) is not None:
-        return
+    if kept is not None:
+        digest = virtual_key.digest(kept)
+        # whoever tried out a suspension must still be able to start again
+        if await stores.api_keys.authenticate(stored.tenant.id, digest, even_suspended=True) is not None:
+            return
     secret = virtual_key.new_secret()
     await stores.api_keys.create(stored.tenant.id, _key(secret), virtual_key.digest(secret))
     _write_private(path, secret)
