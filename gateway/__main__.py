@@ -119,7 +119,9 @@ async def _run_local(config: Config, demo_port: int | None) -> None:
         click.echo(first_steps(config, folder, demo=demo_port is not None))
         sys.stdout.flush()
 
-    await run_servers(config, ("admin", "proxy"), embedded=embedded, demo_port=demo_port, prepare=prepare, ready=ready)
+    await run_servers(
+        config, ("admin", "proxy"), embedded=embedded, local=True, demo_port=demo_port, prepare=prepare, ready=ready
+    )
 
 
 def _with_loopback_targets(config: Config) -> Config:

@@ -76,11 +76,11 @@ async def answers(settings: RedisSettings) -> bool:
     return True
 
 
-def master_key(config: Config, *, embedded: bool) -> bytes | None:
-    """The configured key; with the embedded store one of its own beside the data. Raises ConfigurationError."""
+def master_key(config: Config, *, own: bool) -> bytes | None:
+    """The configured key, else if ``own`` one that is made in the data folder. Raises ConfigurationError."""
     if config.secrets.master_key is not None:
         return parse_master_key(config.secrets.master_key.get_secret_value())
-    return local_master_key(config.redis.data_dir) if embedded else None
+    return local_master_key(config.redis.data_dir) if own else None
 
 
 async def run_servers(
@@ -88,19 +88,21 @@ async def run_servers(
     parts: Collection[str],
     *,
     embedded: bool,
+    local: bool = False,
     demo_port: int | None = None,
     prepare: Callable[[Stores], Awaitable[None]] | None = None,
     ready: Callable[[Addresses], None] | None = None,
 ) -> None:
     """Serve ``admin`` and/or ``proxy`` until a signal says stop. Raises ConfigurationError, StoreUnavailable.
 
-    ``demo_port`` also serves the demo upstream there. ``prepare`` may write to the store before anything is served;
-    ``ready`` is called once every listener accepts.
+    ``local`` says that this machine is all there is: where no master key is configured, one is made here, as it is with the
+    embedded store; replicas on several machines must be given the same. ``demo_port`` also serves the demo upstream there.
+    ``prepare`` may write to the store before anything is served; ``ready`` is called once every listener accepts.
     """
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
     registry = Registry.load([Path(path) for path in config.plugins.paths])
-    vault = Vault(master_key(config, embedded=embedded))
+    vault = Vault(master_key(config, own=embedded or local))
     async with opened_stores(config, embedded=embedded) as stores:
         if prepare is not None:
             await prepare(stores)

@@ -28,6 +28,7 @@ from tests.e2e.processes import (
     run,
     settings_of,
 )
+from tests.servers import valkey_server
 
 COMMAND = Path(sys.executable).with_name("gateway")
 COMMANDS = ("run", "admin", "proxy", "check", "demo-upstream")
@@ -206,3 +207,12 @@ def test_a_second_signal_does_not_wait_for_the_load_balancer(folder: Path):
         local.program.wait_until(lambda: not answers_200(local.proxy_port, "/health/ready"), "leaving")
         local.program.signal(signal.SIGTERM)
         assert local.program.wait() == 0
+
+
+def test_with_a_redis_that_answers_the_first_steps_can_store_a_credential_too(folder: Path):
+    with valkey_server() as server, a_gateway(folder, "--demo", settings={"REDIS__URL": server.url}) as local:
+        tenant = local.admin("POST", "/tenants", {"name": "Acme", "subdomain": "acme"}).json
+        rule = {"path": "/v1", "target": f"http://127.0.0.1:{local.demo_port}", "headers": {"Authorization": "Bearer x"}}
+        assert local.admin("POST", f"/tenants/{tenant['id']}/rules", rule, key=tenant["api_key"]).status == 201
+        assert (local.data_dir / "master.key").stat().st_mode & 0o777 == 0o600
+        assert not (local.data_dir / "appendonlydir").exists()
