@@ -16,10 +16,9 @@ from gateway.errors import (
     TenantSuspended,
     UnknownTenant,
 )
-from gateway.proxy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.policy import CompiledKey, CompiledRule, CompiledTenant, bind_limits, check_model, model_of, plan_request
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
-from gateway.proxy.plan import bind_limits, check_model, model_of, plan_request
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead

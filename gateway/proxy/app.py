@@ -9,9 +9,9 @@ from quart import Quart, Response
 
 from gateway.config import Config
 from gateway.forwarder import Forwarder
+from gateway.policy import Compiler
 from gateway.proxy.admitter import Admitter
 from gateway.proxy.background import Background
-from gateway.proxy.compiled import Compiler
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.data_plane import DataPlane
 from gateway.proxy.forwarding import Forwarding

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from gateway.errors import InternalError
-from gateway.proxy.compiled import CompiledKey, CompiledTenant, Compiler
+from gateway.policy import CompiledKey, CompiledTenant, Compiler
 from gateway.store import Known, Stale
 
 _LOG = logging.getLogger("gateway.proxy")

@@ -13,10 +13,10 @@ from gateway.errors import InternalError, UpstreamAuthFailed, UpstreamUnreachabl
 from gateway.forwarder import BodyBroken, Forwarder, UpstreamReply
 from gateway.headers import HOP_BY_HOP, RawHeaders, forwarded, limit_headers, returned
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
+from gateway.policy import refusal_of
 from gateway.proxy.admitter import Admitter, Ticket
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch
-from gateway.proxy.refusals import refusal_of
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead

@@ -1,10 +1,9 @@
-"""A tenant's configuration compiled once, so that a request finds everything ready."""
+"""Compiles a tenant's configuration once, so that a request finds everything ready."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-from dataclasses import dataclass
 
 from gateway.config import Config
 from gateway.errors import GatewayError, InternalError
@@ -12,58 +11,16 @@ from gateway.headers import RawHeaders
 from gateway.models import ApiKey, Rule, Tenant, limit_specs
 from gateway.pipeline import Chain, Entry, OnFailure
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
+from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.registry import Registry
 from gateway.routing import Matcher, Route
 from gateway.secrets import Vault, is_sealed
 from gateway.store import Keyspace, PlacedLimit, Stale, place_limit
 from gateway.targets import Target, parse_target
-from gateway.targets.addresses import IPNetwork
 
 _LOG = logging.getLogger("gateway.proxy")
 
 _STATIC_LEVELS = frozenset({"tenant", "rule"})
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail."""
-
-    info: RuleInfo
-    strip_path: bool
-    preserve_host: bool
-    target: Target
-    headers: tuple[tuple[bytes, bytes], ...]
-    header_names: frozenset[bytes]
-    retries: int | None
-    passed_headers: frozenset[bytes]
-    chain: Chain
-    limits: tuple[PlacedLimit, ...]
-    needs_model: bool
-    fault: GatewayError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledTenant:
-    """A tenant at one version of its configuration."""
-
-    version: str
-    info: TenantInfo
-    keyspace: Keyspace
-    matcher: Matcher[CompiledRule]
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledKey:
-    """A key at one revision."""
-
-    revision: str
-    info: ApiKeyInfo
-    may_call: bool
-    rules: frozenset[str] | None
-    models: frozenset[str] | None
-    networks: tuple[IPNetwork, ...] | None
-    limits: tuple[PlacedLimit, ...]
-    needs_model: bool
 
 
 class Compiler:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, InvalidJson, NotAllowed, UnsupportedMediaType
 from gateway.plugin import parse_json
-from gateway.proxy.compiled import CompiledKey, CompiledRule, CompiledTenant
-from gateway.proxy.request_head import RequestHead
-from gateway.store import BoundLimit, PlacedLimit, limit_of
+from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.policy.facts import RequestFacts
 from gateway.targets.addresses import plain
 
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
@@ -24,7 +22,7 @@ class Plan:
     refusal: GatewayError | None
 
 
-def plan_request(tenant: CompiledTenant | None, key: CompiledKey | None, head: RequestHead) -> Plan:
+def plan_request(tenant: CompiledTenant | None, key: CompiledKey | None, head: RequestFacts) -> Plan:
     """Match the rule and check what the key may do; with an incomplete configuration there is nothing to decide yet."""
     if tenant is None or key is None:
         return Plan(None, None)
@@ -41,7 +39,7 @@ def plan_request(tenant: CompiledTenant | None, key: CompiledKey | None, head: R
     return Plan(rule, rule.fault)
 
 
-def model_of(head: RequestHead, body: bytes) -> str | None:
+def model_of(head: RequestFacts, body: bytes) -> str | None:
     """The ``model`` of a JSON body. Raises InvalidJson, UnsupportedMediaType for a body that cannot be read."""
     if not body:
         return None
@@ -55,50 +53,11 @@ def model_of(head: RequestHead, body: bytes) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def check_model(key: CompiledKey, head: RequestHead, model: str | None) -> None:
+def check_model(key: CompiledKey, head: RequestFacts, model: str | None) -> None:
     """Raises NotAllowed if the key is restricted to other models; a body that names none is not let through either."""
     if key.models is None or model in key.models or (model is None and head.method in _BODILESS and not head.has_body):
         return
     raise NotAllowed("The API key may not use this model.", param="model")
-
-
-def bind_limits(
-    limits: Sequence[PlacedLimit], head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None
-) -> list[BoundLimit]:
-    """Complete the names of the limits with what this request has on their levels."""
-    return [
-        BoundLimit(limit, limit_of(limit.key, [_level(level, head, key, rule, model) for level in limit.levels]))
-        if limit.levels
-        else BoundLimit(limit, limit.key)
-        for limit in limits
-    ]
-
-
-def _level(level: str, head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None) -> str:
-    match level:
-        case "api_key":
-            return key.info.id
-        case "ip":
-            return _subscriber(head.client_ip)
-        case "method":
-            return head.method
-        case "model":
-            return model or ""
-        case "rule":
-            return rule.info.id
-    wanted = level.removeprefix("header:").encode()
-    return next((value.decode("latin-1") for name, value in head.headers if name == wanted), "")
-
-
-def _subscriber(address: str) -> str:
-    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
-    try:
-        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
 
 
 def _is_inside(address: str, key: CompiledKey) -> bool:

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited, TooManyConcurrent
 from gateway.plugin import LimitState
-from gateway.proxy.refusals import refusal_of
+from gateway.policy import refusal_of
+from tests.unit.test_headers import a_state as any_state
 
 
 def a_state(kind: str = "log", retry: int = 1_500, **fields: Any) -> LimitState:
@@ -42,3 +43,31 @@ def test_what_is_not_known_of_the_wait_is_not_told():
     refusal = refusal_of([a_state("concurrency", -2)])[1]
     assert refusal.headers == (("retry-after", "1"),)
     assert refusal.details["limits"][0]["retry_after_ms"] is None
+
+
+def refusing(**facts):
+    return any_state(**({"refuses": True, "used": 100, "remaining": 0, "retry_after_ms": 500} | facts))
+
+
+def test_the_first_refusing_entry_is_the_place_and_the_longest_wait_the_message():
+    states = [any_state(entry=0), refusing(entry=5, name="long", retry_after_ms=90_000), refusing(entry=2, name="short")]
+    place, error = refusal_of(states)
+    assert place == 2
+    assert type(error) is RateLimited
+    assert error.message == "Limit long is spent: 100 of 100 requests used; try again in 1m30s."
+    assert [limit["name"] for limit in error.details["limits"]] == ["long", "short"]
+    assert dict(error.headers) == {"retry-after-ms": "90000", "retry-after": "90"}
+
+
+def test_a_limit_for_which_waiting_is_pointless_decides():
+    place, error = refusal_of([refusing(retry_after_ms=90_000), refusing(kind="budget", retry_after_ms=-1, entry=-1)])
+    assert (place, type(error)) == (-1, BudgetExceeded)
+    assert error.message.endswith("waiting does not help.")
+    assert dict(error.headers) == {"x-should-retry": "false"}
+    assert [limit["retry_after_ms"] for limit in error.details["limits"]] == [90_000, None]
+
+
+def test_a_shadow_limit_takes_no_part():
+    place, error = refusal_of([refusing(entry=0, shadow=True, retry_after_ms=-1), refusing(entry=3)])
+    assert place == 3
+    assert len(error.details["limits"]) == 1

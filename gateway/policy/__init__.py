@@ -1,0 +1,22 @@
+"""What holds for a tenant's requests: its configuration compiled, the plan of one request, the answer of a refusal."""
+
+from gateway.policy.binding import bind_limits
+from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.policy.compiler import Compiler
+from gateway.policy.facts import RequestFacts
+from gateway.policy.plan import Plan, check_model, model_of, plan_request
+from gateway.policy.refusals import refusal_of
+
+__all__ = [
+    "CompiledKey",
+    "CompiledRule",
+    "CompiledTenant",
+    "Compiler",
+    "Plan",
+    "RequestFacts",
+    "bind_limits",
+    "check_model",
+    "model_of",
+    "plan_request",
+    "refusal_of",
+]
