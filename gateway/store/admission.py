@@ -92,7 +92,7 @@ def place_limit(
 
 
 class Admissions:
-    """Calls ``admit``, ``validate_key``, ``settle`` and ``renew``."""
+    """Calls ``admit``, ``validate_key``, ``settle``, ``renew`` and ``peek``."""
 
     def __init__(self, connection: Connection, runner: ScriptRunner, lease_ms: int) -> None:
         self._connection = connection
@@ -170,6 +170,17 @@ class Admissions:
                 case [b"renewed" | b"settled_before"]:
                     continue
             raise InternalError from AssertionError(f"renew.lua replied {reply!r}")
+
+    async def peek(self, keyspace: Keyspace, limits: Sequence[BoundLimit]) -> tuple[LimitState, ...]:
+        """What these limits would say if a request came now. Counts nothing, writes nothing."""
+        arguments: list[str] = [self._lease_ms, ""]
+        for limit in limits:
+            arguments.extend(limit.placed.arguments)
+        match await self._runner.call("peek", [keyspace.clock, *(limit.key for limit in limits)], arguments):
+            case [b"peeked", int(), *numbers]:
+                return _states(limits, numbers)
+            case reply:
+                raise InternalError from AssertionError(f"peek.lua replied {reply!r}")
 
     async def subdomain_of_key(self, secret_digest: str) -> str | None:
         """The tenant a key belongs to; never changes, so it may be cached."""

@@ -363,6 +363,7 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
     ):
         call("admit", [*admit, f"m{number}", "c", *keys], ["v4", "r5", "1000", f"m{number}", now, *arguments])
         call("rate_limit", ["c2", *(f"{key}-alone" for key in keys[:5])], [now, *arguments[:30]])
+        call("peek", ["c", *keys], ["1000", now, *arguments])
     call("admit", [*admit, "m1", "c", *keys], ["v4", "r5", "1000", "m1", str(NOON), *arguments])
     call("admit", [*admit, "m1", "c"], ["v4", "", "1000", "m1", "", *arguments])
     for marker in ("m1", "m1", "m9"):
