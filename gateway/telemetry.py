@@ -74,6 +74,9 @@ class Metrics:
         self.plugin_failures = Counter(
             "gateway_plugin_failures", "Plugins that raised or ran too long.", ["plugin", "stage"], registry=registry
         )
+        self.unsettled = Counter(
+            "gateway_unsettled_admissions", "Admissions that the store could not be told the end of.", registry=registry
+        )
 
     def plugin_failed(self, plugin: str, stage: str) -> None:
         """Count a failure."""

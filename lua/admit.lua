@@ -8,7 +8,7 @@
 -- KEYS[6+]  limits    one a limit, in the order of the arguments
 -- ARGV[1]   version   of the tenant's configuration that the caller knows, or empty
 -- ARGV[2]   revision  of the key that the caller knows, or empty
--- ARGV[3]   lease     ms; how long a repeated call is recognised, and what the request holds stays held
+-- ARGV[3]   lease     ms; how long what the request holds stays held
 -- ARGV[4]   id        of this admission
 -- ARGV[5]   now       empty; ms since 1970 in tests
 -- ARGV[6+]  limits    six a limit, see lib/limits
@@ -16,6 +16,7 @@
 -- Returns  {"admitted", now_ms, five integers a limit}
 --        | {"replayed", admitted_at_ms, five integers a limit}: this admission was decided before and counted then
 --        | {"limited", now_ms, five integers a limit}
+--        | {"unseeded", now_ms, place…}: the counts of these limits, from 1, are missing; seed_budget, then ask again
 --        | {"settled"}: this admission was cancelled before it arrived
 --        | {"unknown_tenant"} | {"invalid_key"} | {"suspended"}
 --        | {"stale", version, tenant document, revision, key document, rule document…}; what is current is empty
@@ -24,6 +25,7 @@
 
 --- @include "lib/clock"
 --- @include "lib/identity"
+--- @include "lib/lease"
 --- @include "lib/limits"
 --- @include "lib/marker"
 
@@ -41,20 +43,28 @@ local limited = #KEYS >= FIRST_LIMIT_KEY
 local limits, states, admission = {}, {}, {}
 if limited then
   now = held_now(KEYS[5], now)
-  admission = { id = ARGV[4], now = now, lease = tonumber(ARGV[3]) }
+  local lease = tonumber(ARGV[3])
+  admission = { id = ARGV[4], now = now, lease = lease, ending = lease_end(now, lease) }
   local marker = redis.call('GET', KEYS[4])
   if marker == MARKER_SETTLED then
     return { 'settled' }
   elseif marker then
     local _, seen = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, admission, true)
-    return append_peeked({ 'replayed', marker_time(marker) }, seen)
+    local admitted = marker_times(marker)
+    return append_peeked({ 'replayed', admitted }, seen)
   end
-  local refused
-  limits, states, refused = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, admission, false)
-  if refused then
+  local refused, unseeded
+  limits, states, refused, unseeded = peek_limits(FIRST_LIMIT_KEY, FIRST_LIMIT_ARGUMENT, admission, false)
+  if unseeded then
+    local reply = { 'unseeded', now }
+    for index = 1, #unseeded do
+      reply[index + 2] = unseeded[index]
+    end
+    return reply
+  elseif refused then
     return append_peeked({ 'limited', now }, states)
   end
-  redis.call('SET', KEYS[4], marker_of(now, limits, states), 'PX', ARGV[3])
+  marker_write(KEYS[4], marker_of(now, admission.ending, limits, states), lease)
   advance_clock(KEYS[5], now)
 end
 if now - last_use >= LAST_USE_PRECISION_MS then

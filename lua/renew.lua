@@ -14,6 +14,7 @@
 -- Flags    allow-oom
 
 --- @include "lib/clock"
+--- @include "lib/lease"
 --- @include "lib/limits"
 --- @include "lib/marker"
 
@@ -24,15 +25,25 @@ local marker = redis.call('GET', KEYS[1])
 if marker == MARKER_SETTLED then
   return { 'settled_before' }
 end
-marker = marker or marker_of(tonumber(ARGV[3]), {}, {})
-redis.call('SET', KEYS[1], marker, 'PX', ARGV[1])
 
-local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[4])), lease = tonumber(ARGV[1]) }
+local lease = tonumber(ARGV[1])
+local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[4])), lease = lease }
+admission.ending = lease_end(admission.now, lease)
+local held_until
+if marker then
+  local _, ending = marker_times(marker)
+  held_until = ending
+  marker = marker_renewed(marker, admission.ending)
+else
+  marker = marker_of(tonumber(ARGV[3]), admission.ending, {}, {})
+end
+marker_write(KEYS[1], marker, lease)
+
 local argument = FIRST_LIMIT_ARGUMENT
 for index = FIRST_LIMIT_KEY, #KEYS do
   local limit = limit_at(KEYS[index], argument)
   if not marker_spared(marker, limit.key) then
-    hold_limit(limit, admission)
+    hold_limit(limit, admission, held_until)
   end
   argument = argument + LIMIT_ARGUMENTS
 end

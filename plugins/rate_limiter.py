@@ -15,6 +15,7 @@ MAX_LIMITS = 16
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 _INHERITED = ("unit", "per", "shadow")
+_OF_ONE_LIMIT = ("name", "cost", "on_lost")
 
 
 def _at(field: str, message: str) -> ValidationError:
@@ -46,8 +47,8 @@ class Limits(Limit, Settings):
             raise _at("limit", "burst needs limit and window")
         if self._has_own:
             self._own()
-        elif self.name is not None:
-            raise _at("limit", "name belongs to a limit")
+        elif beside := next((name for name in _OF_ONE_LIMIT if name in self.model_fields_set), None):
+            raise _at("limit", f"{beside} belongs to a limit")
         elif not self._has_more:
             raise _at("limit", "nothing is limited without limit and window, quota, limits or tiers")
         if self.per is not None and not self.per:

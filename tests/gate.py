@@ -14,8 +14,11 @@ from tests.stores import LEASE_MS
 NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp() * 1_000)
 DAY = 86_400_000
 
+RETENTION_MS = 40 * DAY
+
 SUBDOMAIN = "testcompany"
 VERSION, REVISION, DIGEST = "v1", "r1", "d" * 64
+LEDGER = f"gw:{{{SUBDOMAIN}}}:usage:2026-03-10"
 
 
 def ms(*moment: int) -> int:
@@ -37,7 +40,7 @@ class Limit:
 
     @property
     def key(self) -> str:
-        return f"gw:{{{self.tenant}}}:limit:{self.kind}:{self.extent}:{self.name}"
+        return f"gw:{{{self.tenant}}}:limit:{self.kind.partition('_')[0]}:{self.extent}:{self.name}"
 
     def arguments(self, cost: int) -> list[str]:
         return [self.kind, str(cost), str(self.limit), str(self.extent), str(self.burst), "1" if self.shadow else "0"]
@@ -58,9 +61,9 @@ def bucket(limit: int, window: int = 60_000, *, burst: int, **more: Any) -> Limi
     return Limit("bucket", limit, window, burst, **more)
 
 
-def budget(limit: int, period: str = "day", **more: Any) -> Limit:
-    """The quota of a calendar period."""
-    return Limit("budget", limit, period, **more)
+def budget(limit: int, period: str = "day", on_lost: str | None = None, **more: Any) -> Limit:
+    """The quota of a calendar period; with ``on_lost`` units are held until the request is settled."""
+    return Limit(f"budget_{on_lost}" if on_lost else "budget", limit, period, **more)
 
 
 def concurrency(limit: int, **more: Any) -> Limit:
@@ -159,13 +162,34 @@ class Gate:
         """settle.lua, giving everything back."""
         return await self.settle(limits, now, admission, amount, 0)
 
-    async def settle(self, limits: Sequence[Limit], now: int, admission: str, cost: int = 1, actual: int | None = None) -> str:
-        """settle.lua; the only word of its reply."""
-        keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
+    async def settle(
+        self,
+        limits: Sequence[Limit],
+        now: int,
+        admission: str,
+        cost: int = 1,
+        actual: int | None = None,
+        *,
+        admitted: int | None = None,
+        row: str = "",
+        model: str = "",
+        amounts: Sequence[int] = (1, 0, 0, 0, 0),
+    ) -> str:
+        """settle.lua; the only word of its reply. ``admitted`` is what the caller knows; ``row`` goes to LEDGER."""
+        keys = [self.keyspace.marker(admission), self.keyspace.clock, LEDGER, *(limit.key for limit in limits)]
         due = "" if actual is None else str(actual)
         arguments = [word for limit in limits for word in (*limit.arguments(cost), due)]
-        (word,) = await self.stores.runner.call("settle", keys, [str(LEASE_MS), admission, str(now), *arguments])
+        facts = [str(LEASE_MS), admission, "" if admitted is None else str(admitted), str(now)]
+        entry = [row, model, str(RETENTION_MS), *(str(amount) for amount in amounts)]
+        (word,) = await self.stores.runner.call("settle", keys, [*facts, *entry, *arguments])
         return str(word.decode())
+
+    async def seed(self, limits: Sequence[Limit], at: int, units: int) -> int:
+        """seed_budget.lua; how many were missing."""
+        arguments = [word for limit in limits for word in (str(limit.extent), str(units))]
+        word, seeded = await self.stores.runner.call("seed_budget", [limit.key for limit in limits], [str(at), *arguments])
+        assert word == b"seeded"
+        return int(seeded)
 
     async def renew(self, limits: Sequence[Limit], now: int, admission: str, admitted: int = NOON, cost: int = 1) -> str:
         """renew.lua; the only word of its reply."""

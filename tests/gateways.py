@@ -43,6 +43,7 @@ class ATenant:
     id: str
     subdomain: str
     secret: str
+    key_id: str = ""
 
     @property
     def host(self) -> str:
@@ -126,10 +127,12 @@ class Gateway:
         """Store a tenant with a key; fields as in the admin API."""
         now = utc_now()
         new = NewTenant.model_validate({"name": "Test Company", "subdomain": subdomain, **fields})
-        tenant = Tenant(**new.model_dump(), id=new_tenant_id(subdomain), status="active", created_at=now, updated_at=now)
+        facts = {"id": new_tenant_id(subdomain), "status": "active", "created_at": now, "updated_at": now}
+        tenant = Tenant.model_validate(new.model_dump(mode="json") | facts)
         secret = virtual_key.new_secret()
-        await self.stores.tenants.create(tenant, _key(secret, key or {}), virtual_key.digest(secret))
-        return ATenant(tenant.id, subdomain, secret)
+        first = _key(secret, key or {})
+        await self.stores.tenants.create(tenant, first, virtual_key.digest(secret))
+        return ATenant(tenant.id, subdomain, secret, first.id)
 
     async def change_tenant(self, tenant: ATenant, **fields: Any) -> None:
         """Replace fields of a tenant."""

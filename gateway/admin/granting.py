@@ -9,7 +9,7 @@ from gateway.admin.auth import Caller
 from gateway.errors import NotAllowed
 from gateway.models import ApiKey, NewKey, Tenant
 
-GOVERNED = ("tier", "status", "enabled_plugins", "required_plugins")
+GOVERNED = ("tier", "status", "enabled_plugins", "required_plugins", "limits")
 """Fields of a tenant that, where an operator token is configured, only the operator may change."""
 
 

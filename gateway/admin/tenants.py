@@ -91,8 +91,8 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             Access.TENANT,
             "Edit a tenant",
             TAG,
-            "Fields that are not given stay as they are. Where an operator token is configured, tier, status, enabled_plugins"
-            " and required_plugins are the operator's to change.",
+            "Fields that are not given stay as they are. Where an operator token is configured, tier, status, enabled_plugins,"
+            " required_plugins and limits are the operator's to change.",
             answer=Tenant,
             body=Body(Tenant, edit=True),
             errors=(NotAllowed,),

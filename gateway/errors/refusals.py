@@ -90,6 +90,13 @@ class WebSocketNotSupported(InvalidRequest):
     default_message = "WebSocket connections are not supported; use plain HTTP or server-sent events."
 
 
+class InvalidHeader(InvalidRequest):
+    """A header that the rule reads, such as one with the cost of a request, is not of the form it must have."""
+
+    code = "invalid_header"
+    default_message = "A header is not valid."
+
+
 class HeadersTooLarge(InvalidRequest):
     """More header bytes or fields than allowed."""
 

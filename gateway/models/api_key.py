@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, IPvAnyNetwork
 
 from gateway.models.base import DisplayName, Document, Metadata, format_time
-from gateway.models.limit import Limit
+from gateway.models.limit import Limits
 
 Scope = Literal["proxy", "admin"]
 KeyStatus = Literal["active", "revoked"]
@@ -30,7 +30,6 @@ Scopes = Annotated[tuple[Scope, ...], Field(min_length=1), AfterValidator(_scope
 Models = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=200)]
 RuleIds = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=1_000)]
 Networks = Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=200)]
-Limits = Annotated[tuple[Limit, ...], Field(max_length=16)]
 
 
 class NewKey(Document):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,7 +25,9 @@ MAX_WINDOW_MS = 31 * 86_400_000
 
 Unit = Literal["requests", "concurrency"]
 Period = Literal["day", "month"]
+OnLost = Literal["charge", "release"]
 
+_LEDGER_LEVELS = frozenset({"tenant", "rule", "api_key", "model"})
 _LEVELS = frozenset({"tenant", "rule", "api_key", "ip", "method", "model"})
 _HEADER_LEVEL = re.compile(r"header:[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
@@ -49,6 +51,8 @@ def _level(value: str) -> str:
 
 Level = Annotated[str, AfterValidator(_level)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
+Units = Annotated[int, Field(ge=1, le=10**9)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"), AfterValidator(str.lower)]
 
 
 class Quota(Document):
@@ -61,6 +65,22 @@ class Quota(Document):
     def _not_empty(self) -> Self:
         if self.daily is None and self.monthly is None:
             raise ValueError("a quota needs daily or monthly")
+        return self
+
+
+class CostSource(Document):
+    """Where the cost of a request is found: in a header of the request, and what it turned out to be in one of the reply."""
+
+    header: HeaderName | None = Field(None, description="Request header with the cost as a whole number of at least 1.")
+    default: Units = Field(1, description="The cost of requests without that header.")
+    reply_header: HeaderName | None = Field(
+        None, description="Reply header with what the request has really cost; the charge is corrected to it."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.header is None and self.reply_header is None:
+            raise ValueError("needs header or reply_header; a fixed cost is a number")
         return self
 
 
@@ -84,6 +104,12 @@ class Limit(Document):
     per: Annotated[tuple[Level, ...], Field(max_length=6)] | None = Field(
         None, description="Any of tenant, rule, api_key, ip, method, model, header:<name>."
     )
+    cost: Units | CostSource = Field(1, description="Units that one request takes, or where that is found.")
+    on_lost: OnLost | None = Field(
+        None,
+        description="For quotas: hold the cost until the request has ended, and if its replica dies, charge or release it when"
+        " the lease ends. Unset means that the cost is charged at once; with `reply_header`, `charge`.",
+    )
     shadow: bool = Field(False, description="Evaluate and report, never refuse.")
 
     @model_validator(mode="after")
@@ -102,6 +128,18 @@ class Limit(Document):
             raise ValueError("burst times window is too large to count exactly")
         return self
 
+    @model_validator(mode="after")
+    def _cost_fits(self) -> Self:
+        if self.on_lost is not None and self.quota is None:
+            raise ValueError("on_lost needs a quota; only what a quota holds can be lost")
+        if self.unit == "concurrency" and self.cost != 1:
+            raise ValueError("unit concurrency counts requests, so it takes no cost")
+        fixed = self.cost if isinstance(self.cost, int) else self.cost.default
+        smallest = [self.burst or self.limit, *((self.quota.daily, self.quota.monthly) if self.quota else ())]
+        if any(bound is not None and fixed > bound for bound in smallest):
+            raise ValueError("cost is larger than the limit, so no request would ever pass")
+        return self
+
     def _is_concurrency(self) -> None:
         if self.limit is None:
             raise ValueError("unit concurrency needs limit")
@@ -109,11 +147,27 @@ class Limit(Document):
             raise ValueError("unit concurrency takes a limit, and no window, burst or quota")
 
 
+Limits = Annotated[tuple[Limit, ...], Field(max_length=16)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request takes of a limit: ``units``, unless ``header`` of the request says another number.
+
+    Header names are lower case. What ``reply_header`` of the reply says becomes the cost when the request is settled.
+    """
+
+    units: int = 1
+    header: str | None = None
+    reply_header: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LimitSpec:
     """One limit as the store evaluates it. Durations in milliseconds; ``period`` only for budgets.
 
-    ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty.
+    ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty. A budget with
+    ``on_lost`` holds the cost until the request is settled.
     """
 
     name: str
@@ -125,11 +179,18 @@ class LimitSpec:
     burst: int = 0
     period: Period | None = None
     shadow: bool = False
+    cost: Cost = Cost()
+    on_lost: OnLost | None = None
 
     @property
     def holds(self) -> bool:
         """True if an admitted request holds something until it is settled."""
-        return self.kind is LimitKind.CONCURRENCY
+        return self.kind is LimitKind.CONCURRENCY or self.on_lost is not None
+
+    @property
+    def is_in_ledger(self) -> bool:
+        """True for a budget whose count the ledger of usage can tell."""
+        return self.kind is LimitKind.BUDGET and self.cost == Cost() and _LEDGER_LEVELS.issuperset(self.per)
 
     @property
     def window_seconds(self) -> int:
@@ -160,31 +221,23 @@ def limit_specs(limits: Sequence[Limit], default_per: tuple[str, ...]) -> list[L
 
 def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
     found = []
+    given = limit.cost
+    cost = Cost(given) if isinstance(given, int) else Cost(given.default, given.header, given.reply_header)
+    common: dict[str, Any] = {"per": per, "unit": limit.unit, "shadow": limit.shadow, "cost": cost}
     if limit.limit is not None and limit.unit == "concurrency":
-        name = limit.name or limit.unit
-        found.append(LimitSpec(name, LimitKind.CONCURRENCY, limit.limit, per, unit=limit.unit, shadow=limit.shadow))
+        found.append(LimitSpec(limit.name or limit.unit, LimitKind.CONCURRENCY, limit.limit, **common))
     elif limit.limit is not None and limit.window is not None:
         name = limit.name or f"{limit.unit}-per-{format_duration_ms(limit.window)}"
         kind = LimitKind.LOG if limit.limit <= MOST_LOGGED else LimitKind.RING
         if limit.burst is not None:
             kind = LimitKind.BUCKET
-        found.append(
-            LimitSpec(
-                name,
-                kind,
-                limit.limit,
-                per,
-                unit=limit.unit,
-                window_ms=limit.window,
-                burst=limit.burst or 0,
-                shadow=limit.shadow,
-            )
-        )
+        found.append(LimitSpec(name, kind, limit.limit, window_ms=limit.window, burst=limit.burst or 0, **common))
     periods: tuple[tuple[Period, int | None], ...] = ()
     if limit.quota is not None:
         periods = (("day", limit.quota.daily), ("month", limit.quota.monthly))
+    on_lost = limit.on_lost or ("charge" if cost.reply_header else None)
     for period, amount in periods:
         if amount is not None:
             name = f"{limit.name or limit.unit}-per-{period}"
-            found.append(LimitSpec(name, LimitKind.BUDGET, amount, per, unit=limit.unit, period=period, shadow=limit.shadow))
+            found.append(LimitSpec(name, LimitKind.BUDGET, amount, period=period, on_lost=on_lost, **common))
     return found

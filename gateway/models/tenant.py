@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from gateway.models.base import DisplayName, Document, Metadata, Slug
+from gateway.models.limit import Limits
 from gateway.models.plugin_ref import PluginEntry
 
 ALL_PLUGINS = "*"
@@ -41,6 +42,7 @@ class NewTenant(Document):
     tier: Slug = Field("basic", description="Chooses among the tiers of rate_limiter.")
     enabled_plugins: PluginNames = Field((ALL_PLUGINS,), description="Plugins its rules may use; `*` means all that exist.")
     required_plugins: RequiredPlugins = Field(default_factory=dict, description="Plugins that run for every rule, by name.")
+    limits: Limits = Field((), description="Limits of this tenant over all rules, whatever their plugins say.")
     metadata: Metadata = Field(default_factory=dict, description="Text of your own.")
 
 

@@ -11,7 +11,7 @@ See ``docs/plugins.md`` for a walk through writing one.
 """
 
 from gateway.errors import GatewayError, InvalidJson
-from gateway.models import Limit, LimitKind, LimitSpec, Stage, limit_specs
+from gateway.models import Cost, Limit, LimitKind, LimitSpec, Stage, limit_specs
 from gateway.plugin.definition import LimitScope, Plugin, Settings
 from gateway.plugin.exchange import (
     Answer,
@@ -35,6 +35,7 @@ from gateway.units import DurationMs, SizeBytes
 __all__ = [
     "Answer",
     "ApiKeyInfo",
+    "Cost",
     "DurationMs",
     "Exchange",
     "GatewayError",

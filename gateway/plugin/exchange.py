@@ -150,7 +150,11 @@ class Timings:
 
 @dataclass(slots=True)
 class Exchange:
-    """The only thing that travels through a chain. ``notes`` is for plugins to leave each other values."""
+    """The only thing that travels through a chain. ``notes`` is for plugins to leave each other values.
+
+    ``costs`` is for what a request turned out to cost, by the name of a limit: until the reply is sent, a plugin that declares
+    limits may correct here what was charged before the first plugin ran.
+    """
 
     request_id: str
     request: Request
@@ -161,4 +165,5 @@ class Exchange:
     reply: Reply | None = None
     answer: Answer | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, int] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)

@@ -1,9 +1,10 @@
 """What holds for a tenant's requests: its configuration compiled, the plan of one request, the answer of a refusal."""
 
-from gateway.policy.binding import bind_limits
+from gateway.policy.binding import bind_limits, units_of
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import Compiler
 from gateway.policy.facts import RequestFacts
+from gateway.policy.named_model import named_model
 from gateway.policy.plan import Plan, check_model, model_of, plan_request
 from gateway.policy.refusals import refusal_of
 
@@ -17,6 +18,8 @@ __all__ = [
     "bind_limits",
     "check_model",
     "model_of",
+    "named_model",
     "plan_request",
     "refusal_of",
+    "units_of",
 ]

@@ -5,22 +5,45 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from gateway.errors import InvalidHeader
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.store import BoundLimit, PlacedLimit, limit_of
 from gateway.targets.addresses import plain
 
+MAX_DIGITS = 10
+
 
 def bind_limits(
     limits: Sequence[PlacedLimit], head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None
 ) -> list[BoundLimit]:
-    """Complete the names of the limits with what this request has on their levels."""
-    return [
-        BoundLimit(limit, limit_of(limit.key, [_level(level, head, key, rule, model) for level in limit.levels]))
-        if limit.levels
-        else BoundLimit(limit, limit.key)
-        for limit in limits
-    ]
+    """Complete the limits with what this request has on their levels and what it costs. Raises InvalidHeader."""
+    bound = []
+    for limit in limits:
+        cost = limit.spec.cost
+        units = cost.units if cost.header is None else _units(head, cost.header, cost.units)
+        if limit.levels:
+            values = tuple([_level(level, head, key, rule, model) for level in limit.levels])
+            bound.append(BoundLimit(limit, limit_of(limit.key, values), units, values))
+        else:
+            bound.append(BoundLimit(limit, limit.key, units))
+    return bound
+
+
+def units_of(text: bytes) -> int | None:
+    """A number of units as a header says it; None for anything but up to ten digits."""
+    return int(text) if len(text) <= MAX_DIGITS and text.isdigit() else None
+
+
+def _units(head: RequestFacts, header: str, default: int) -> int:
+    wanted = header.encode()
+    given = [value for name, value in head.headers if name == wanted]
+    if not given:
+        return default
+    units = units_of(given[0]) if len(given) == 1 else None
+    if not units:
+        raise InvalidHeader(f"The header {header} must be a whole number of at least 1, once.", param=header)
+    return units
 
 
 def _level(level: str, head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None) -> str:

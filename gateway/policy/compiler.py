@@ -20,6 +20,9 @@ from gateway.targets import Target, parse_target
 
 _LOG = logging.getLogger("gateway.proxy")
 
+BEFORE_CHAIN = -1
+"""The entry of limits that the key or the tenant itself has."""
+
 _STATIC_LEVELS = frozenset({"tenant", "rule"})
 
 
@@ -52,7 +55,15 @@ class Compiler:
         key = ApiKey.model_validate_json(document)
         keyspace = Keyspace(tenant.subdomain)
         limits = tuple(
-            place_limit(keyspace, tenant.id, f"key:{key.id}", spec, -1, [level for level in spec.per if level != "tenant"])
+            place_limit(
+                keyspace,
+                tenant.id,
+                f"key:{key.id}",
+                spec,
+                BEFORE_CHAIN,
+                [level for level in spec.per if level != "tenant"],
+                key_id=key.id,
+            )
             for spec in limit_specs(key.limits, ("api_key",))
         )
         return CompiledKey(
@@ -120,19 +131,22 @@ class Compiler:
     def _limits(self, keyspace: Keyspace, tenant: Tenant, rule: Rule, chain: Chain) -> tuple[PlacedLimit, ...]:
         placed: list[PlacedLimit] = []
         taken: set[str] = set()
-        for index, entry, spec in chain.limits(tenant.tier):
+        declared = [(BEFORE_CHAIN, "", True, spec) for spec in limit_specs(tenant.limits, ("tenant",))]
+        declared += [(index, entry.name, entry.required, spec) for index, entry, spec in chain.limits(tenant.tier)]
+        for index, name, required, spec in declared:
             # a limit belongs to where it is configured; `tenant` in `per` lifts it to all rules, `rule` splits it among them
-            shared = entry.required or "tenant" in spec.per
-            owner = f"tenant/{entry.name}" if shared else f"rule:{rule.id}/{entry.name}"
+            shared = required or "tenant" in spec.per
+            owner = f"tenant/{name}" if shared else f"rule:{rule.id}/{name}"
             if shared and "rule" in spec.per:
                 owner = f"{owner}/rule:{rule.id}"
+            rule_id = None if shared and "rule" not in spec.per else rule.id
             levels = [level for level in spec.per if level not in _STATIC_LEVELS]
             number = 1
-            limit = place_limit(keyspace, tenant.id, owner, spec, index, levels)
+            limit = place_limit(keyspace, tenant.id, owner, spec, index, levels, rule_id=rule_id)
             while limit.key in taken:
                 # two equal limits in one chain are two limits; one call must not charge the same state twice
                 number += 1
-                limit = place_limit(keyspace, tenant.id, f"{owner}#{number}", spec, index, levels)
+                limit = place_limit(keyspace, tenant.id, f"{owner}#{number}", spec, index, levels, rule_id=rule_id)
             taken.add(limit.key)
             placed.append(limit)
         return tuple(placed)

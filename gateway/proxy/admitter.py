@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway import virtual_key
@@ -19,15 +19,16 @@ from gateway.errors import (
 from gateway.policy import CompiledKey, CompiledRule, CompiledTenant, bind_limits, check_model, model_of, plan_request
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.outcome import Outcome
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead
-from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Stale
+from gateway.proxy.seeding import Seeding
+from gateway.proxy.settler import Settler
+from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Settlement, Stale, Unseeded, Used
 
 MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
-
-Later = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A decided request. ``body`` is set if a limit or the key needed to read it."""
+    """A decided request. ``body`` and ``model`` are set if a limit or the key needed to read it."""
 
     id: str
     tenant: CompiledTenant
@@ -50,24 +51,27 @@ class Ticket:
     limits: Sequence[BoundLimit]
     admission: Admission
     body: bytes | None
+    model: str | None
 
 
 class Admitter:
-    """Finds the caller, asks the store, refreshes what is stale. ``later`` runs work off the path, with retries."""
+    """Finds the caller, asks the store, refreshes what is stale."""
 
     def __init__(
         self,
         admissions: Admissions,
         configurations: Configurations,
         domains: TenantDomains,
-        later: Later,
+        settler: Settler,
+        seeding: Seeding,
         renewer: Renewer,
         max_inspected_bytes: int,
     ) -> None:
         self._admissions = admissions
         self._configurations = configurations
         self._domains = domains
-        self._later = later
+        self._settler = settler
+        self._seeding = seeding
         self._renewer = renewer
         self._max_inspected_bytes = max_inspected_bytes
 
@@ -107,6 +111,7 @@ class Admitter:
         keyspace = Keyspace(caller.subdomain)
         ticket_id = secrets.token_hex(16)
         read: bytes | None = None
+        model: str | None = None
         for _ in range(MAX_ROUNDS):
             tenant = configurations.tenant(caller.subdomain)
             key = configurations.key(caller.subdomain, caller.digest)
@@ -115,7 +120,6 @@ class Admitter:
             rule, refusal = plan.rule, plan.refusal
             limits: list[BoundLimit] = []
             if key is not None and rule is not None and refusal is None:
-                model: str | None = None
                 if rule.needs_model or key.needs_model:
                     if read is None and (body.length is None or body.length > EARLY_BODY_BYTES):
                         # authentication before cost: only a good key makes us read a large body
@@ -127,10 +131,13 @@ class Admitter:
                         read = await body.read(self._max_inspected_bytes)
                     model, refusal = _model(head, key, read)
                 if refusal is None:
-                    limits = bind_limits((*key.limits, *rule.limits), head, key, rule, model)
+                    limits, refusal = _bound(head, key, rule, model)
             outcome = await self._ask(keyspace, caller, ticket_id, limits, known)
             if isinstance(outcome, Stale):
                 configurations.update(caller.subdomain, caller.digest, outcome)
+                continue
+            if isinstance(outcome, Unseeded):
+                await self._seeding.seed(keyspace, outcome)
                 continue
             if refusal is not None:
                 raise refusal
@@ -138,34 +145,41 @@ class Admitter:
                 raise InternalError from AssertionError("admitted without a configuration")
             if outcome.admitted:
                 self._renewer.keep(keyspace, ticket_id, limits, outcome)
-            return Ticket(ticket_id, tenant, key, rule, limits, outcome, read)
+            return Ticket(ticket_id, tenant, key, rule, limits, outcome, read, model)
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
 
     def knows(self, caller: Caller) -> bool:
         """True if the caller's tenant was seen in the store."""
         return self._configurations.tenant(caller.subdomain) is not None
 
-    def settle(self, ticket: Ticket, reached: int) -> None:
-        """End an admitted request, once, off its path: what it holds is free.
+    def settle(self, ticket: Ticket, outcome: Outcome) -> None:
+        """End an admitted request, once, off its path: what it holds is free, and what it used is recorded.
 
-        Limits behind the entry ``reached`` took no effect and give their charge back. Where nothing is held and nothing goes
-        back there is no call: a request that counted keeps counting.
+        Limits behind the entry that the request has reached took no effect and give their charge back. Those that count
+        it otherwise than it was charged are corrected.
         """
         if not ticket.admission.admitted:
             return
         self._renewer.let_go(ticket.id)
         dues: list[Due] = []
-        for limit in ticket.limits:
-            if limit.placed.entry > reached:
+        for limit, state in zip(ticket.limits, ticket.admission.states, strict=True):
+            if state.refuses:
+                continue  # a shadow limit that counted nothing
+            actual = outcome.cost_of(limit)
+            if limit.placed.entry > outcome.reached:
                 dues.append((limit, 0))
-            elif limit.placed.spec.holds:
-                dues.append((limit, None))
-        if dues:
-            self._later(lambda: self._admissions.settle(ticket.tenant.keyspace, ticket.id, dues))
+            elif limit.placed.spec.holds or actual is not None:
+                dues.append((limit, actual))
+        used = None
+        if outcome.exchange is not None:
+            used = Used(ticket.key.info.id, ticket.rule.info.id, outcome.model_of(ticket.model))
+        if dues or used:
+            now_ms = ticket.admission.now_ms
+            self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))
 
     async def _ask(
         self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known
-    ) -> Admission | Stale:
+    ) -> Admission | Stale | Unseeded:
         try:
             return await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
         except (UnknownTenant, InvalidApiKey, TenantSuspended, Overloaded):
@@ -173,11 +187,8 @@ class Admitter:
         except BaseException:
             # the reply is lost, the decision may not be: void it, whichever of the two arrives first
             if limits:
-                self._cancel(keyspace, ticket_id, limits)
+                self._settler.add(Settlement(keyspace, ticket_id, None, [(limit, 0) for limit in limits]))
             raise
-
-    def _cancel(self, keyspace: Keyspace, ticket_id: str, limits: Sequence[BoundLimit]) -> None:
-        self._later(lambda: self._admissions.cancel(keyspace, ticket_id, limits))
 
 
 def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None, GatewayError | None]:
@@ -187,3 +198,12 @@ def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None
     except GatewayError as refusal:
         return None, refusal
     return model, None
+
+
+def _bound(
+    head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None
+) -> tuple[list[BoundLimit], GatewayError | None]:
+    try:
+        return bind_limits((*key.limits, *rule.limits), head, key, rule, model), None
+    except GatewayError as refusal:
+        return [], refusal

@@ -18,6 +18,8 @@ from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
 from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.renewer import Renewer
+from gateway.proxy.seeding import Seeding
+from gateway.proxy.settler import Settler
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Stores
@@ -58,9 +60,12 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
     parts.metrics.in_flight.set_function(lambda: gate.in_flight)
     compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
-    renewer = Renewer(parts.stores.admissions, config.limits.lease, config.limits.renewal)
+    settlements = parts.stores.settlements
+    renewer = Renewer(settlements, config.limits.lease, config.limits.renewal)
+    seeding = Seeding(parts.stores.admissions, parts.stores.usage)
+    settler = Settler(settlements, config.limits.lease, parts.metrics.unsettled.inc)
     admitter = Admitter(
-        parts.stores.admissions, Configurations(compiler), domains, background.run, renewer, config.limits.max_inspected_bytes
+        parts.stores.admissions, Configurations(compiler), domains, settler, seeding, renewer, config.limits.max_inspected_bytes
     )
 
     @app.before_serving
@@ -72,6 +77,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     async def stop() -> None:
         await renewer.stop()
         await background.drain(DRAIN_BACKGROUND_MS)
+        await settler.drain(DRAIN_BACKGROUND_MS)
         await forwarder.stop()
 
     data_plane = DataPlane(

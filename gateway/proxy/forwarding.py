@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from typing import Any, cast
 
 from gateway.config import LimitsSettings
@@ -17,6 +16,7 @@ from gateway.policy import refusal_of
 from gateway.proxy.admitter import Admitter, Ticket
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch
+from gateway.proxy.outcome import Outcome
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
@@ -30,13 +30,6 @@ READ_AT_ONCE_BYTES = 64 << 10
 _FRAMING = HOP_BY_HOP | {b"content-length"}
 
 
-@dataclass(slots=True)
-class Reach:
-    """The chain entry that a request has come to; -2 is before the key's own limits, which stand at -1."""
-
-    entry: int = -2
-
-
 class Forwarding:
     """Takes admitted requests to their end: plugins, target, reply."""
 
@@ -48,14 +41,14 @@ class Forwarding:
 
     async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
         """Answer the request. Raises what refuses it, and ClientLeft."""
-        reach = Reach()
+        outcome = Outcome()
         try:
-            await self._run(ticket, head, body, reply, visit, reach)
+            await self._run(ticket, head, body, reply, visit, outcome)
         finally:
-            self._admitter.settle(ticket, reach.entry)
+            self._admitter.settle(ticket, outcome)
 
     async def _run(
-        self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit, reach: Reach
+        self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit, outcome: Outcome
     ) -> None:
         chain, states = ticket.rule.chain, ticket.admission.states
         refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
@@ -66,15 +59,16 @@ class Forwarding:
             if exchange.request.body is None and chain.reads_request_body_before(refused_at):
                 exchange.request.body = await body.read(self._limits.max_inspected_bytes)
             stopped = await chain.pre_request(exchange, refused_at, refusal)
-            reach.entry = len(chain.entries) if stopped is None else stopped.index
+            outcome.reached = len(chain.entries) if stopped is None else stopped.index
             if ticket.limits:
-                reply.extra = limit_headers([state for state in states if state.entry <= reach.entry])
+                reply.extra = limit_headers([state for state in states if state.entry <= outcome.reached])
             if stopped is not None and stopped.error is not None:
                 raise stopped.error
+            outcome.exchange = exchange
             if exchange.answer is not None:
                 await self._answer(ticket, exchange, exchange.answer, reply)
             else:
-                await self._forward(ticket, head, body, exchange, reply, visit, watch)
+                await self._forward(ticket, head, body, exchange, reply, visit, watch, outcome)
         except asyncio.CancelledError:
             if watch.left:
                 cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
@@ -84,7 +78,7 @@ class Forwarding:
             watch.stop()
             if chain.observes:
                 exchange.timings.total_ms = elapsed()
-                self._background.run_once(lambda: chain.post_response(exchange))
+                self._background.run(lambda: chain.post_response(exchange))
 
     async def _answer(self, ticket: Ticket, exchange: Exchange, answer: Answer, reply: ReplyWriter) -> None:
         """A plugin's answer goes to the client like the target's: what is checked in every reply is checked in it too."""
@@ -101,6 +95,7 @@ class Forwarding:
         reply: ReplyWriter,
         visit: Visit,
         watch: LeaveWatch,
+        outcome: Outcome,
     ) -> None:
         rule, request = ticket.rule, exchange.request
         if request.body is None and (body.complete or (body.length is not None and body.length <= READ_AT_ONCE_BYTES)):
@@ -122,6 +117,7 @@ class Forwarding:
                 raise UpstreamAuthFailed(headers=[("x-should-retry", "false")])
             received = Headers(returned(upstream.raw_headers, rule.passed_headers))
             exchange.reply = Reply(upstream.status, received)
+            outcome.note_reply(ticket.limits, received)
             await rule.chain.post_request(exchange)
             if rule.chain.needs_reply_body and not _is_event_stream(received):
                 exchange.reply.body = await self._read_reply(upstream)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gateway.errors import GatewayError
-from gateway.store import Admission, Admissions, BoundLimit, Held, Keyspace
+from gateway.store import Admission, BoundLimit, Held, Keyspace, Settlements
 
 _LOG = logging.getLogger("gateway.proxy")
 
@@ -23,9 +23,9 @@ class Renewer:
     """
 
     def __init__(
-        self, admissions: Admissions, lease_ms: int, every_ms: int, clock: Callable[[], float] = time.monotonic
+        self, settlements: Settlements, lease_ms: int, every_ms: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._admissions = admissions
+        self._settlements = settlements
         self._old = lease_ms / 3_000
         self._every = every_ms / 1_000
         self._clock = clock
@@ -52,7 +52,7 @@ class Renewer:
         latest = self._clock() - self._old
         due = [held for began, held in self._held.values() if began <= latest]
         if due:
-            await self._admissions.renew(due)
+            await self._settlements.renew(due)
 
     def start(self) -> None:
         """Begin to tick."""

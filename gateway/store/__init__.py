@@ -1,13 +1,16 @@
 """The only user of redis-py: admission, and the documents of the admin API."""
 
-from gateway.store.admission import Admission, Admissions, BoundLimit, Due, Held, Known, PlacedLimit, Stale, place_limit
+from gateway.store.admission import Admission, Admissions, Known, Stale, Unseeded
 from gateway.store.api_keys import ApiKeyStore, StoredKey
 from gateway.store.connect import Connection, connect, describe
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.keyspace import Keyspace, limit_of
+from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
 from gateway.store.rules import RuleStore, StoredRule
+from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
 from gateway.store.stores import Stores, open_stores
 from gateway.store.tenants import StoredTenant, TenantStore, new_tenant_id
+from gateway.store.usage import UsageStore
 from gateway.store.writing import Once, Repeated, new_id
 
 __all__ = [
@@ -25,12 +28,17 @@ __all__ = [
     "PlacedLimit",
     "Repeated",
     "RuleStore",
+    "Settlement",
+    "Settlements",
     "Stale",
     "StoredKey",
     "StoredRule",
     "StoredTenant",
     "Stores",
     "TenantStore",
+    "Unseeded",
+    "UsageStore",
+    "Used",
     "connect",
     "describe",
     "limit_of",

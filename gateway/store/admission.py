@@ -7,37 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, UnknownTenant
-from gateway.models import LimitSpec
 from gateway.plugin import LimitState
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
+from gateway.store.placed import BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner
-
-INTEGERS_PER_LIMIT = 5
-COST = "1"
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedLimit:
-    """A limit at its place in a chain.
-
-    ``key`` names its state but for the part that ``levels`` add with their values of a request. ``entry`` is the index of
-    the chain entry that declared it, -1 for the key's own. ``arguments`` are what the scripts take.
-    """
-
-    spec: LimitSpec
-    entry: int
-    key: str
-    levels: tuple[str, ...]
-    arguments: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BoundLimit:
-    """A limit for one request; ``key`` is complete."""
-
-    placed: PlacedLimit
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +43,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """An admission that holds something in these limits. ``admitted_ms`` is the time on the store's clock."""
+class Unseeded:
+    """The store has no count of these budgets, so nothing was decided: `Admissions.seed` them, then ask again."""
 
-    keyspace: Keyspace
-    admission_id: str
-    admitted_ms: int
+    now_ms: int
     limits: tuple[BoundLimit, ...]
 
 
-Due = tuple[BoundLimit, int | None]
-"""A limit and what a request turned out to cost there; None for what it was charged."""
-
-
-def place_limit(
-    keyspace: Keyspace, tenant_id: str, owner: str, spec: LimitSpec, entry: int, levels: Sequence[str]
-) -> PlacedLimit:
-    """Prepare a limit once, when the configuration is compiled."""
-    extent = spec.period or str(spec.window_ms)
-    arguments = (spec.kind.value, COST, str(spec.limit), extent, str(spec.burst), "1" if spec.shadow else "0")
-    return PlacedLimit(spec, entry, keyspace.limit(tenant_id, owner, spec), tuple(levels), arguments)
-
-
 class Admissions:
-    """Calls ``admit``, ``validate_key``, ``settle``, ``renew`` and ``peek``."""
+    """Calls ``admit``, ``validate_key``, ``lookup_tenant``, ``peek`` and ``seed_budget``."""
 
     def __init__(self, connection: Connection, runner: ScriptRunner, lease_ms: int) -> None:
         self._connection = connection
@@ -101,23 +60,26 @@ class Admissions:
 
     async def admit(
         self, keyspace: Keyspace, secret_digest: str, known: Known, admission_id: str, limits: Sequence[BoundLimit]
-    ) -> Admission | Stale:
+    ) -> Admission | Stale | Unseeded:
         """Decide a request, atomically and in one round trip.
 
         ``admission_id`` is random and never a client's: repeating it repeats the first decision. Raises UnknownTenant,
-        InvalidApiKey, TenantSuspended, StoreUnavailable. After any other outcome than a value, `cancel` with the same id.
+        InvalidApiKey, TenantSuspended, StoreUnavailable. After any other outcome than a value, settle it with the same id and
+        without a time of admission.
         """
         keys = [keyspace.tenant, keyspace.rules, keyspace.api_key(secret_digest), keyspace.marker(admission_id), keyspace.clock]
         arguments: list[str] = [known.version, known.revision, self._lease_ms, admission_id, ""]
         for limit in limits:
             keys.append(limit.key)
-            arguments.extend(limit.placed.arguments)
+            arguments.extend(limit.arguments)
         reply = await self._runner.call("admit", keys, arguments)
         match reply:
             case [b"admitted" | b"replayed", int(now_ms), *numbers]:
-                return Admission(True, now_ms, _states(limits, numbers))
+                return Admission(True, now_ms, states_of(limits, numbers))
             case [b"limited", int(now_ms), *numbers]:
-                return Admission(False, now_ms, _states(limits, numbers))
+                return Admission(False, now_ms, states_of(limits, numbers))
+            case [b"unseeded", int(now_ms), *places]:
+                return Unseeded(now_ms, tuple(limits[place - 1] for place in places))
         return _stale_or_refused("admit", reply)
 
     async def validate(self, keyspace: Keyspace, secret_digest: str, known: Known) -> Stale | None:
@@ -133,52 +95,25 @@ class Admissions:
         reply = await self._runner.call("lookup_tenant", [keyspace.tenant], [])
         return bool(reply[0] == b"tenant")
 
-    async def cancel(self, keyspace: Keyspace, admission_id: str, limits: Sequence[BoundLimit]) -> None:
-        """Give back what these limits were charged for an admission, or void it if it has not arrived yet. Repeatable."""
-        await self.settle(keyspace, admission_id, [(limit, 0) for limit in limits])
-
-    async def settle(self, keyspace: Keyspace, admission_id: str, dues: Sequence[Due]) -> None:
-        """End an admission: free what it holds and correct what it was charged. The first call for an id counts, no other.
-
-        Limits that are not among ``dues`` keep their charge; those that hold something must be among them.
-        """
-        keys = [keyspace.marker(admission_id), keyspace.clock]
-        arguments: list[str] = [self._lease_ms, admission_id, ""]
-        for limit, actual in dues:
-            keys.append(limit.key)
-            arguments.extend((*limit.placed.arguments, "" if actual is None else str(actual)))
-        match await self._runner.call("settle", keys, arguments):
-            case [b"settled" | b"settled_before" | b"not_admitted"]:
+    async def seed(self, budgets: Sequence[tuple[BoundLimit, int]], at_ms: int) -> None:
+        """Tell the store what was spent of budgets in the period around ``at_ms``. Those that it knows keep what they have."""
+        arguments = [str(at_ms)]
+        for limit, units in budgets:
+            arguments += [limit.placed.spec.period or "", str(units)]
+        match await self._runner.call("seed_budget", [limit.key for limit, _ in budgets], arguments):
+            case [b"seeded", int()]:
                 return
             case reply:
-                raise InternalError from AssertionError(f"settle.lua replied {reply!r}")
-
-    async def renew(self, held: Sequence[Held]) -> None:
-        """Push the end of these leases forward, all in one round trip; those that are settled stay so.
-
-        Raises what kept the first of them from being renewed; the others are renewed all the same.
-        """
-        calls = []
-        for one in held:
-            keys = [one.keyspace.marker(one.admission_id), one.keyspace.clock, *(limit.key for limit in one.limits)]
-            facts = [self._lease_ms, one.admission_id, str(one.admitted_ms), ""]
-            calls.append((keys, [*facts, *(word for limit in one.limits for word in limit.placed.arguments)]))
-        for reply in await self._runner.call_each("renew", calls):
-            match reply:
-                case Exception():
-                    raise reply
-                case [b"renewed" | b"settled_before"]:
-                    continue
-            raise InternalError from AssertionError(f"renew.lua replied {reply!r}")
+                raise InternalError from AssertionError(f"seed_budget.lua replied {reply!r}")
 
     async def peek(self, keyspace: Keyspace, limits: Sequence[BoundLimit]) -> tuple[LimitState, ...]:
         """What these limits would say if a request came now. Counts nothing, writes nothing."""
         arguments: list[str] = [self._lease_ms, ""]
         for limit in limits:
-            arguments.extend(limit.placed.arguments)
+            arguments.extend(limit.arguments)
         match await self._runner.call("peek", [keyspace.clock, *(limit.key for limit in limits)], arguments):
             case [b"peeked", int(), *numbers]:
-                return _states(limits, numbers)
+                return states_of(limits, numbers)
             case reply:
                 raise InternalError from AssertionError(f"peek.lua replied {reply!r}")
 
@@ -200,30 +135,3 @@ def _stale_or_refused(script: str, reply: list[Any]) -> Stale:
         case [b"suspended"]:
             raise TenantSuspended
     raise InternalError from AssertionError(f"{script}.lua replied {reply!r}")
-
-
-def _states(limits: Sequence[BoundLimit], numbers: Sequence[int]) -> tuple[LimitState, ...]:
-    states = []
-    position = 0
-    for limit in limits:
-        refuses, used, remaining, retry_ms, reset_ms = numbers[position : position + INTEGERS_PER_LIMIT]
-        position += INTEGERS_PER_LIMIT
-        spec = limit.placed.spec
-        states.append(
-            LimitState(
-                name=spec.name,
-                level=spec.per,
-                unit=spec.unit,
-                limit=spec.capacity,
-                window_seconds=spec.window_seconds,
-                used=used,
-                remaining=remaining,
-                retry_after_ms=retry_ms,
-                reset_ms=reset_ms,
-                refuses=refuses == 1,
-                shadow=spec.shadow,
-                kind=spec.kind.value,
-                entry=limit.placed.entry,
-            )
-        )
-    return tuple(states)

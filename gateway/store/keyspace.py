@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from datetime import date
 
 from gateway.models import RING_PARTS, LimitKind, LimitSpec
 
@@ -53,6 +54,10 @@ class Keyspace:
     def idempotency(self, digest: str) -> str:
         """String: the answer to a POST with an Idempotency-Key."""
         return f"{self._tag}idem:{digest}"
+
+    def usage(self, day: date) -> str:
+        """Hash: the ledger of the requests admitted on that day, UTC; see lua/lib/ledger.lua."""
+        return f"{self._tag}usage:{day.isoformat()}"
 
     def limit(self, tenant_id: str, owner: str, spec: LimitSpec) -> str:
         """The state of a limit without the part that differs between requests, see `limit_of`.

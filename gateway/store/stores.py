@@ -11,7 +11,12 @@ from gateway.store.connect import Connection
 from gateway.store.rules import RuleStore
 from gateway.store.script_source import read_scripts
 from gateway.store.scripts import ScriptRunner
+from gateway.store.settlement import Settlements
 from gateway.store.tenants import TenantStore
+from gateway.store.usage import UsageStore
+
+RETENTION_MS = 400 * 86_400_000
+"""How long the ledger is kept unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +26,16 @@ class Stores:
     connection: Connection
     runner: ScriptRunner
     admissions: Admissions
+    settlements: Settlements
+    usage: UsageStore
     tenants: TenantStore
     api_keys: ApiKeyStore
     rules: RuleStore
 
 
-async def open_stores(connection: Connection, lease_ms: int, *, shebang: bool | None = None) -> Stores:
+async def open_stores(
+    connection: Connection, lease_ms: int, retention_ms: int = RETENTION_MS, *, shebang: bool | None = None
+) -> Stores:
     """Read and load the scripts. Raises ConfigurationError, StoreUnavailable; ``shebang`` as in `ScriptRunner.start`."""
     runner = ScriptRunner(connection, read_scripts(lua_folder()))
     await runner.start(shebang=shebang)
@@ -36,6 +45,8 @@ async def open_stores(connection: Connection, lease_ms: int, *, shebang: bool | 
         connection,
         runner,
         admissions,
+        Settlements(runner, lease_ms, retention_ms),
+        UsageStore(connection),
         tenants,
         ApiKeyStore(connection, runner, tenants, admissions),
         RuleStore(connection, runner, tenants),

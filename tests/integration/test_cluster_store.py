@@ -99,7 +99,7 @@ async def test_requests_of_tenants_in_every_slot_are_renewed_in_one_call(stores:
         held.append(Held(Keyspace(name), "one", NOON, (BoundLimit(placed, placed.key),)))
     for node in cluster.nodes:
         node.command("SCRIPT", "FLUSH")
-    await stores.admissions.renew(held)
+    await stores.settlements.renew(held)
     assert {one.limits[0].key for one in held} <= all_keys(cluster)
 
 

@@ -53,7 +53,7 @@ async def statuses(gateway, tenant, count, path="/v1/x", **given):
 async def settled(gateway):
     """What is given back in the background has been given back."""
     await gateway.idle()
-    await eventually(lambda: not any("Background._tried" in repr(task.get_coro()) for task in asyncio.all_tasks()))
+    await eventually(lambda: not any("Settler._run" in repr(task.get_coro()) for task in asyncio.all_tasks()))
 
 
 async def remaining(gateway, tenant, path="/v1/x", **given):
@@ -241,7 +241,7 @@ async def test_an_admission_whose_reply_is_lost_is_cancelled_under_the_same_id(s
     await gateway.new_rule(tenant, upstream.url, plugin_chain=[limiter(5)])
     assert await remaining(gateway, tenant) == "4"
     runner = gateway.stores.runner
-    real, calls = runner.call, []
+    real, each, calls = runner.call, runner.call_each, []
 
     async def losing(name, keys, arguments):
         reply = await real(name, keys, arguments)
@@ -250,13 +250,17 @@ async def test_an_admission_whose_reply_is_lost_is_cancelled_under_the_same_id(s
             raise StoreUnavailable
         return reply
 
-    runner.call = losing
+    async def noting(name, many):
+        calls.extend((name, keys) for keys, _ in many)
+        return await each(name, many)
+
+    runner.call, runner.call_each = losing, noting
     try:
         reply = await gateway.ask("GET", "/v1/x", key=tenant.secret)
         assert (reply.status, reply.code, reply.get("retry-after")) == (503, "store_unavailable", "1")
         await settled(gateway)
     finally:
-        runner.call = real
+        runner.call, runner.call_each = real, each
     (admit, admit_keys), (settle, settle_keys) = calls
     assert (admit, settle) == ("admit", "settle")
     assert admit_keys[3] == settle_keys[0]

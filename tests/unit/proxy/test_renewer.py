@@ -12,7 +12,7 @@ from gateway.errors import StoreUnavailable
 from gateway.models import LimitKind, LimitSpec
 from gateway.plugin import LimitState
 from gateway.proxy.renewer import Renewer
-from gateway.store import Admission, Admissions, BoundLimit, Held, Keyspace, place_limit
+from gateway.store import Admission, BoundLimit, Held, Keyspace, Settlements, place_limit
 
 SPACE = Keyspace("testcompany")
 
@@ -52,7 +52,7 @@ def admitted(limits: Sequence[BoundLimit], *, refuses: bool = False) -> Admissio
 
 def a_renewer(every_ms: int = 20_000) -> tuple[Renewer, Store, Clock]:
     store, clock = Store(), Clock()
-    return Renewer(cast("Admissions", store), 60_000, every_ms, clock), store, clock
+    return Renewer(cast("Settlements", store), 60_000, every_ms, clock), store, clock
 
 
 def keep(renewer: Renewer, name: str, *limits: BoundLimit, refuses: bool = False) -> None:

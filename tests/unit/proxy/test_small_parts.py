@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.errors import InternalError, Overloaded, StoreUnavailable
-from gateway.proxy import background as background_module
+from gateway.errors import InternalError, Overloaded
 from gateway.proxy.background import Background
 from gateway.proxy.configurations import Recent
 from gateway.proxy.gate import Gate
@@ -42,22 +41,6 @@ def test_what_was_not_used_for_longest_is_forgotten():
     assert [recent.get(name) for name in "abc"] == [1, None, 3]
 
 
-async def test_background_work_is_tried_again_while_the_store_is_away(monkeypatch):
-    monkeypatch.setattr(background_module, "RETRY_AFTER_MS", (1, 1, 1))
-    for failures, calls in ((0, 1), (2, 3), (9, 4)):
-        called: list[int] = []
-
-        async def work(called=called, failures=failures):
-            called.append(1)
-            if len(called) <= failures:
-                raise StoreUnavailable
-
-        background = Background()
-        background.run(work)
-        await background.drain(2_000)
-        assert len(called) == calls
-
-
 async def test_a_bug_in_background_work_is_logged_once_and_not_repeated(caplog):
     background, called = Background(), []
 
@@ -66,10 +49,9 @@ async def test_a_bug_in_background_work_is_logged_once_and_not_repeated(caplog):
         raise ZeroDivisionError
 
     background.run(broken)
-    background.run_once(broken)
     await background.drain(1_000)
-    assert called == [1, 1]
-    assert caplog.text.count("work in the background failed") == 2
+    assert called == [1]
+    assert caplog.text.count("work in the background failed") == 1
 
 
 async def test_draining_gives_up_after_its_time(caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from tests.gate import DAY, NOON, Gate, budget, ms
 from tests.stores import dump
 
 
+@functools.cache
 def period_of(period: str, now: int) -> tuple[int, int]:
     """Start and end after Python's calendar."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now)

@@ -7,10 +7,10 @@ import pytest
 from gateway.errors import InternalError, StoreUnavailable
 from gateway.models import LimitKind, LimitSpec
 from gateway.resources import lua_folder
-from gateway.store import Admissions, BoundLimit, Held, connect, limit_of, place_limit
+from gateway.store import BoundLimit, Held, Settlements, connect, limit_of, place_limit
 from gateway.store.script_source import read_scripts
 from gateway.store.scripts import ScriptRunner
-from tests.gate import NOON, Gate, concurrency, log
+from tests.gate import NOON, RETENTION_MS, Gate, concurrency, log
 from tests.servers import Server
 from tests.stores import LEASE_MS, dump, keys_without_end, opened, patient
 
@@ -47,7 +47,7 @@ async def test_what_a_failover_lost_is_there_again_after_a_renewal(gate: Gate):
     await gate.admit(LIMITS, NOON, admission="one")
     await client.delete(gate.keyspace.marker("one"), gate.keyspace.clock, LIMITS[0].key)
     assert await gate.renew(LIMITS, NOON + 20_000, "one") == "renewed"
-    assert await client.get(gate.keyspace.marker("one")) == f"A {NOON}".encode()
+    assert await client.get(gate.keyspace.marker("one")) == f"A {NOON} {NOON + 78_000}".encode()
     assert not (await gate.admit(LIMITS, NOON + 20_001)).admitted
     assert await gate.settle(LIMITS, NOON + 20_002, "one") == "settled"
     assert (await gate.admit(LIMITS, NOON + 20_003)).admitted
@@ -102,7 +102,7 @@ async def test_many_admissions_are_renewed_in_one_round_trip_whatever_the_server
     await gate.settle([], NOON, "id7")
     for _ in range(2):
         await client.script_flush()
-        await gate.stores.admissions.renew(many)
+        await gate.stores.settlements.renew(many)
         assert await client.zcard(many[0].limits[0].key) == 49
 
 
@@ -111,7 +111,7 @@ async def test_what_cannot_be_renewed_is_told_and_the_rest_is_renewed(gate: Gate
     broken, good = held(gate, "one", owner="rule_2"), held(gate, "two")
     await client.set(broken.limits[0].key, "no set of slots")
     with pytest.raises(InternalError):
-        await gate.stores.admissions.renew([broken, good])
+        await gate.stores.settlements.renew([broken, good])
     assert await client.zcard(good.limits[0].key) == 1
 
 
@@ -119,7 +119,7 @@ async def test_one_renewal_of_many_is_one_script_call_each_and_no_more(real_serv
     async with opened(real_server) as stores:
         gate = await Gate(stores).prepare()
         await stores.connection.client.config_resetstat()
-        await stores.admissions.renew([held(gate, f"id{number}") for number in range(20)])
+        await stores.settlements.renew([held(gate, f"id{number}") for number in range(20)])
         stats = await stores.connection.client.info("commandstats")
         assert stats["cmdstat_evalsha"]["calls"] == 20
         assert "cmdstat_eval" not in stats
@@ -127,7 +127,7 @@ async def test_one_renewal_of_many_is_one_script_call_each_and_no_more(real_serv
 
 async def test_a_server_that_does_not_answer_is_told_as_such(gate: Gate):
     nowhere = connect(patient("redis://127.0.0.1:1"))
-    admissions = Admissions(nowhere, ScriptRunner(nowhere, read_scripts(lua_folder())), LEASE_MS)
+    settlements = Settlements(ScriptRunner(nowhere, read_scripts(lua_folder())), LEASE_MS, RETENTION_MS)
     with pytest.raises(StoreUnavailable):
-        await admissions.renew([held(gate, "one")])
+        await settlements.renew([held(gate, "one")])
     await nowhere.close()

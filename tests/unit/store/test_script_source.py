@@ -355,8 +355,10 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         ["budget", "1", "1", "month", "0", "1"],
         ["ring", "1", "3", "1000", "0", "0"],
         ["concurrency", "1", "3", "0", "0", "0"],
+        ["budget_charge", "1", "3", "day", "0", "0"],
+        ["budget_release", "1", "3", "month", "0", "0"],
     ]
-    keys, arguments = ["l", "b", "d", "m", "r6", "f"], [word for limit in limits for word in limit]
+    keys, arguments = ["l", "b", "d", "m", "r6", "f", "bc", "br"], [word for limit in limits for word in limit]
     admit = ["t", "r", "k4"]
     for number, now in enumerate(
         ["", str(NOON), str(NOON + 900), str(NOON + 950), str(NOON + 1_000), str(NOON), str(NOON + 60_000)]
@@ -370,8 +372,11 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         if marker != "m9":
             call("renew", [marker, "c", *keys], ["1000", marker, str(NOON), str(NOON + 50_000), *arguments])
         due = [word for limit in limits for word in (*limit, "3")]
-        call("settle", [marker, "c", *keys], ["1000", marker, str(NOON + 60_000), *due])
+        row = ["key_1:rule_1:", "a-model", "1000", "1", "2", "3", "4", "5"]
+        call("settle", [marker, "c", "u", *keys], ["1000", marker, "", str(NOON + 60_000), *row, *due])
     call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", "m9", str(NOON), *arguments])
+    call("admit", [*admit, "m8", "c", "new"], ["v4", "r5", "1000", "m8", str(NOON), "budget", "1", "9", "day", "1", "0"])
+    call("seed_budget", ["new", "new"], [str(NOON), "day", "3", "month", "4"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v1", "r5"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v4", "r5"])
     call("delete_tenant", ["t", "r", "i", "k3", "k4"], ["v4", "r5"])

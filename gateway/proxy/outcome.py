@@ -1,0 +1,47 @@
+"""What an admitted request came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gateway.plugin import Exchange, Headers
+from gateway.policy import named_model, units_of
+from gateway.store import BoundLimit
+
+NOWHERE = -2
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How far a request has come, and what is known of its cost by then.
+
+    ``reached`` is the chain entry it came to; limits of the key and the tenant stand at -1. ``exchange`` is set when the target
+    or a plugin is asked for an answer: from then on the request counts as used.
+    """
+
+    reached: int = NOWHERE
+    exchange: Exchange | None = None
+    _told: dict[str, int] = field(default_factory=dict)
+
+    def note_reply(self, limits: Sequence[BoundLimit], headers: Headers) -> None:
+        """Read what the reply says of the cost, before plugins change its head. What is no number is not believed."""
+        for limit in limits:
+            header = limit.placed.spec.cost.reply_header
+            if header is None:
+                continue
+            told = headers.get(header)
+            units = None if told is None else units_of(told.encode("latin-1", "replace"))
+            if units is not None:
+                self._told[header] = units
+
+    def cost_of(self, limit: BoundLimit) -> int | None:
+        """What the request turned out to cost there; None for what it was charged. A plugin knows better than the reply."""
+        spec = limit.placed.spec
+        if self.exchange is not None and spec.name in self.exchange.costs:
+            return max(0, self.exchange.costs[spec.name])
+        return None if spec.cost.reply_header is None else self._told.get(spec.cost.reply_header)
+
+    def model_of(self, known: str | None) -> str:
+        """The model that the request names, as far as its body was read."""
+        return known or named_model(None if self.exchange is None else self.exchange.request.body)

@@ -1,0 +1,27 @@
+-- seed_budget: what was spent of these budgets, told by the ledger, where the server has lost it
+--
+-- KEYS[1+]  budgets   hashes, see lib/limit_budget
+-- ARGV[1]   at        ms since 1970, when the ledger was asked for
+-- ARGV[2+]  budgets   two a budget: period, units spent in the period around `at`
+--
+-- Returns  {"seeded", number of budgets}: those that exist keep what they have
+-- Writes   every budget that does not exist
+-- Flags    deny-oom
+
+--- @include "lib/limit_budget"
+
+local FIRST_BUDGET_ARGUMENT = 2
+
+local at = tonumber(ARGV[1])
+local seeded = 0
+local argument = FIRST_BUDGET_ARGUMENT
+for index = 1, #KEYS do
+  if redis.call('EXISTS', KEYS[index]) == 0 then
+    local first, past = period_edges(ARGV[argument], at)
+    local spent = tonumber(ARGV[argument + 1])
+    budget_store(KEYS[index], at, { first = first, past = past, spent = spent, held = 0, lapsed = {} })
+    seeded = seeded + 1
+  end
+  argument = argument + 2
+end
+return { 'seeded', seeded }
