@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from gateway.store import Keyspace, Stores
@@ -18,7 +18,8 @@ RETENTION_MS = 40 * DAY
 
 SUBDOMAIN = "testcompany"
 VERSION, REVISION, DIGEST = "v1", "r1", "d" * 64
-LEDGER = f"gw:{{{SUBDOMAIN}}}:usage:2026-03-10"
+DAY_OF_NOON = date(2026, 3, 10)
+LEDGER = Keyspace(SUBDOMAIN).usage(DAY_OF_NOON)
 
 
 def ms(*moment: int) -> int:
@@ -175,8 +176,13 @@ class Gate:
         model: str = "",
         amounts: Sequence[int] = (1, 0, 0, 0, 0),
     ) -> str:
-        """settle.lua; the only word of its reply. ``admitted`` is what the caller knows; ``row`` goes to LEDGER."""
-        keys = [self.keyspace.marker(admission), self.keyspace.clock, LEDGER, *(limit.key for limit in limits)]
+        """settle.lua; the only word of its reply. ``admitted`` is what the caller knows; ``row`` goes to the day of NOON."""
+        keys = [
+            self.keyspace.marker(admission),
+            self.keyspace.clock,
+            self.keyspace.usage(DAY_OF_NOON),
+            *(limit.key for limit in limits),
+        ]
         due = "" if actual is None else str(actual)
         arguments = [word for limit in limits for word in (*limit.arguments(cost), due)]
         facts = [str(LEASE_MS), admission, "" if admitted is None else str(admitted), str(now)]

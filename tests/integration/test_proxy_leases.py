@@ -158,7 +158,7 @@ async def test_a_request_that_holds_nothing_keeps_its_charge_when_it_is_settled(
         client = gateway.stores.connection.client
         (marker,) = await client.keys("*:req:*")
         async with asyncio.timeout(3):
-            while await client.get(marker) != b"S":
+            while await client.get(marker) != b"S":  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         again = await gateway.ask("GET", "/v1/x", key=tenant.secret)
         assert again.get("x-ratelimit-remaining-requests") == "7"
