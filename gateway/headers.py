@@ -1,19 +1,14 @@
-"""Header fields on their way through: what is removed, what is added, and how limits are told. Names are lower case."""
+"""Header fields on their way through: what is removed, and under which name the rest goes on. Names are lower case."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-
-from gateway.plugin import LimitState
+from collections.abc import Iterable
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 """Where clients of the common SDKs put a key."""
-
-NEVER, UNKNOWN = -1, -2
-"""Values of ``retry_after_ms``: waiting cannot help; it depends on requests in flight."""
 
 # RFC 9110 §7.6.1, and what older peers still send
 HOP_BY_HOP = frozenset(
@@ -101,82 +96,3 @@ def returned(headers: Iterable[tuple[bytes, bytes]], passed: frozenset[bytes]) -
             continue
         kept.append((b"x-upstream-request-id" if name == b"x-request-id" else name, value))
     return kept
-
-
-def limit_headers(states: Sequence[LimitState]) -> RawHeaders:
-    """The limits nearest to being spent, one a unit, in OpenAI's dialect and in that of the IETF draft.
-
-    https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers and
-    https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ (version 10).
-    """
-    binding: dict[str, LimitState] = {}
-    for state in states:
-        if state.shadow:
-            continue
-        held = binding.get(state.unit)
-        if held is None or _nearness(state) < _nearness(held):
-            binding[state.unit] = state
-    if not binding:
-        return []
-    fields: RawHeaders = []
-    for unit, state in binding.items():
-        fields += (
-            (f"x-ratelimit-limit-{unit}".encode(), b"%d" % state.limit),
-            (f"x-ratelimit-remaining-{unit}".encode(), b"%d" % state.remaining),
-        )
-        if state.window_seconds:
-            fields.append((f"x-ratelimit-reset-{unit}".encode(), duration(_wait(state)).encode()))
-    policies = ", ".join(_policy(state) for state in binding.values())
-    margins = ", ".join(_margin(state) for state in binding.values())
-    fields += ((b"ratelimit-policy", policies.encode()), (b"ratelimit", margins.encode()))
-    return fields
-
-
-def retry_headers(states: Sequence[LimitState]) -> list[tuple[str, str]]:
-    """How long to wait after a refusal: exact in ``retry-after-ms``, in whole seconds in ``retry-after``.
-
-    ``x-should-retry`` tells OpenAI's SDK not to try again where waiting cannot help. The longest wait decides. Where it
-    depends on requests in flight nobody knows how long; then clients are told to come back in a second.
-    """
-    waits = [state.retry_after_ms for state in states if state.refuses and not state.shadow]
-    if not waits or NEVER in waits:
-        return [("x-should-retry", "false")]
-    if UNKNOWN in waits:
-        return [("retry-after", retry_after(max(waits)))]
-    return [("retry-after-ms", str(max(waits))), ("retry-after", retry_after(max(waits)))]
-
-
-def retry_after(wait_ms: int) -> str:
-    """Whole seconds, rounded up, at least 1 (RFC 9110 §10.2.3)."""
-    return str(max(1, _seconds(wait_ms)))
-
-
-def duration(wait_ms: int) -> str:
-    """A time span the way OpenAI writes it: ``20ms``, ``1.5s``, ``6m0s``, ``2h3m4s``."""
-    if wait_ms < 1_000:
-        return f"{max(0, wait_ms)}ms"
-    seconds, ms = divmod(wait_ms, 1_000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    fraction = f".{ms:03d}".rstrip("0") if ms else ""
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}{fraction}s"
-
-
-def _policy(state: LimitState) -> str:
-    return f'"{state.name}";q={state.limit}' + (f";w={state.window_seconds}" if state.window_seconds else "")
-
-
-def _margin(state: LimitState) -> str:
-    return f'"{state.name}";r={state.remaining}' + (f";t={_seconds(_wait(state))}" if state.window_seconds else "")
-
-
-def _nearness(state: LimitState) -> tuple[bool, float, int]:
-    return not state.refuses, state.remaining / state.limit, -state.reset_ms
-
-
-def _wait(state: LimitState) -> int:
-    return state.retry_after_ms if state.retry_after_ms > 0 else state.reset_ms
-
-
-def _seconds(wait_ms: int) -> int:
-    return -(-wait_ms // 1_000)

@@ -39,9 +39,15 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _off_if_false(value: Any) -> Any:
+    # what YAML reads where off is written without quotes
+    return "off" if value is False else value
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveMs = Annotated[DurationMs, Field(gt=0)]
 PositiveBytes = Annotated[SizeBytes, Field(gt=0)]
+RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_comma_separated)]
 
@@ -176,6 +182,12 @@ class LimitsSettings(Section):
         None,
         description="How often leases of requests older than a third of `lease` are renewed, all in one call; unset means a"
         " third of `lease`.",
+    )
+
+    ratelimit_headers: Annotated[RateLimitDialect, BeforeValidator(_off_if_false)] = Field(
+        "draft-10",
+        description="How the IETF draft's `RateLimit` headers are written: `draft-10`, `draft-7`, `draft-6`, or `off` for none."
+        " OpenAI's `x-ratelimit-*` are always sent.",
     )
 
     @property

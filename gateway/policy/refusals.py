@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited, TooManyConcurrent
-from gateway.headers import NEVER, UNKNOWN, duration, retry_headers
+from gateway.limit_headers import NEVER, UNKNOWN, duration, retry_headers
 from gateway.models import LimitKind
 from gateway.plugin import LimitState
 

@@ -10,7 +10,8 @@ from typing import Any, cast
 from gateway.config import LimitsSettings
 from gateway.errors import InternalError, UpstreamAuthFailed, UpstreamUnreachable
 from gateway.forwarder import BodyBroken, Forwarder, UpstreamReply
-from gateway.headers import HOP_BY_HOP, RawHeaders, forwarded, limit_headers, returned
+from gateway.headers import HOP_BY_HOP, RawHeaders, forwarded, returned
+from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
 from gateway.policy import refusal_of
 from gateway.proxy.admitter import Admitter, Ticket
@@ -38,6 +39,7 @@ class Forwarding:
         self._forwarder = forwarder
         self._background = background
         self._limits = limits
+        self._limit_headers = limit_headers_in(limits.ratelimit_headers)
 
     async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
         """Answer the request. Raises what refuses it, and ClientLeft."""
@@ -61,7 +63,7 @@ class Forwarding:
             stopped = await chain.pre_request(exchange, refused_at, refusal)
             outcome.reached = len(chain.entries) if stopped is None else stopped.index
             if ticket.limits:
-                reply.extra = limit_headers([state for state in states if state.entry <= outcome.reached])
+                reply.extra = self._limit_headers([state for state in states if state.entry <= outcome.reached])
             if stopped is not None and stopped.error is not None:
                 raise stopped.error
             outcome.exchange = exchange

@@ -89,6 +89,33 @@ async def test_exactly_the_limit_passes_and_the_rest_is_told_when_to_come_back(s
         }
 
 
+TOLD = {
+    "draft-10": {"ratelimit-policy": '"requests-per-1m";q=2;w=60', "ratelimit": '"requests-per-1m";r={left};t={wait}'},
+    "draft-7": {"ratelimit-policy": "2;w=60", "ratelimit": "limit=2, remaining={left}, reset={wait}"},
+    "draft-6": {
+        "ratelimit-policy": "2;w=60",
+        "ratelimit-limit": "2",
+        "ratelimit-remaining": "{left}",
+        "ratelimit-reset": "{wait}",
+    },
+    "off": {},
+}
+
+
+@pytest.mark.parametrize("dialect", TOLD)
+async def test_limits_are_told_in_the_dialect_of_the_configuration_on_success_and_refusal(store_url, dialect):
+    async with running_proxy(store_url, limits={"ratelimit_headers": dialect}) as gateway, an_upstream() as upstream:
+        tenant = await gateway.new_tenant()
+        await gateway.new_rule(tenant, upstream.url, plugin_chain=[limiter(2)])
+        replies = [await gateway.ask("GET", "/v1/x", key=tenant.secret) for _ in range(3)]
+        assert [reply.status for reply in replies] == [200, 200, 429]
+        for reply, left in zip(replies, (1, 0, 0), strict=True):
+            assert (reply.get("x-ratelimit-limit-requests"), reply.get("x-ratelimit-remaining-requests")) == ("2", str(left))
+            told = {name: value for name, value in reply.fields if name.startswith("ratelimit")}
+            wait = reply.get("retry-after") or "60"
+            assert told == {name: shape.format(left=left, wait=wait) for name, shape in TOLD[dialect].items()}
+
+
 async def test_a_refused_request_changes_no_key(served):
     gateway, tenant, upstream = served
     chain = [limiter(1), {"name": "rate_limiter", "settings": {"quota": {"daily": 10}, "limit": 9, "window": "1h", "burst": 9}}]

@@ -12,9 +12,9 @@ import pytest
 
 from gateway.config import ServerSettings
 from gateway.demo_upstream import DemoSettings, create_demo_upstream
-from gateway.headers import retry_headers
+from gateway.limit_headers import retry_headers
 from gateway.serving import Listener, serve
-from tests.unit.test_headers import a_state
+from tests.unit.test_limit_headers import a_state
 from tests.wire import an_upstream
 
 ASKED: Any = {"model": "demo-small", "messages": [{"role": "user", "content": "Hello"}]}

@@ -87,6 +87,8 @@ def test_the_environment_wins_over_the_file(elsewhere, monkeypatch):
         ("limits: {body_idle_timeout: 0}", "limits.body_idle_timeout: "),
         ("upstream: {connect_retries: 6}", "upstream.connect_retries: "),
         ("upstream: {allowed_networks: ['10.0.0.1/8']}", "upstream.allowed_networks"),
+        ("limits: {ratelimit_headers: on}", "limits.ratelimit_headers: "),
+        ("limits: {ratelimit_headers: draft-8}", "limits.ratelimit_headers: "),
         ("[1, 2]", "must hold sections"),
         ("server: [", "not valid YAML"),
         ("1: {}", "must hold sections"),
@@ -122,6 +124,14 @@ def test_secrets_are_not_shown():
     config = Config(server=ServerSettings(admin_token="x" * 16), redis=RedisSettings(password="hunter2"))
     assert "hunter2" not in repr(config)
     assert "x" * 16 not in repr(config)
+
+
+@pytest.mark.parametrize("written_as", ["off", "'off'", "draft-6", "draft-7", "draft-10"])
+def test_a_dialect_of_the_limit_headers_may_be_off_however_yaml_reads_that(elsewhere, monkeypatch, written_as):
+    config = load_config(written(elsewhere, f"limits: {{ratelimit_headers: {written_as}}}"))
+    assert config.limits.ratelimit_headers == written_as.strip("'")
+    monkeypatch.setenv("GATEWAY_LIMITS__RATELIMIT_HEADERS", "off")
+    assert load_config().limits.ratelimit_headers == "off"
 
 
 def test_empty_sections_and_files_mean_the_defaults(elsewhere):

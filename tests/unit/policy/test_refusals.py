@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited, TooManyConcurrent
 from gateway.plugin import LimitState
 from gateway.policy import refusal_of
-from tests.unit.test_headers import a_state as any_state
+from tests.unit.test_limit_headers import a_state as any_state
 
 
 def a_state(kind: str = "log", retry: int = 1_500, **fields: Any) -> LimitState:

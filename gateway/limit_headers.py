@@ -1,0 +1,150 @@
+"""How limits are told in header fields: OpenAI's, the IETF draft's in the dialect of one's choice, and those of a refusal.
+
+https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers and, with the version at the end,
+https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-10. Clients that parse the draft know one version
+of it; express-rate-limit, whose names the dialects have, sends the 6th and the 7th the same way
+(https://github.com/express-rate-limit/express-rate-limit/blob/main/source/headers.ts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.config import RateLimitDialect
+from gateway.plugin import LimitState
+
+Fields = list[tuple[bytes, bytes]]
+
+NEVER, UNKNOWN = -1, -2
+"""Values of ``retry_after_ms``: waiting cannot help; it depends on requests in flight."""
+
+
+def limit_headers_in(dialect: RateLimitDialect) -> Callable[[Sequence[LimitState]], Fields]:
+    """What tells the limits nearest to being spent, one a unit: in OpenAI's fields, then in the dialect of the IETF draft."""
+    ietf = _DIALECTS[dialect]
+
+    def limit_headers(states: Sequence[LimitState]) -> Fields:
+        binding = _binding(states)
+        return [*_openai(binding), *ietf(binding)] if binding else []
+
+    return limit_headers
+
+
+def retry_headers(states: Sequence[LimitState]) -> list[tuple[str, str]]:
+    """How long to wait after a refusal: exact in ``retry-after-ms``, in whole seconds in ``retry-after``.
+
+    ``x-should-retry`` tells OpenAI's SDK not to try again where waiting cannot help. The longest wait decides. Where it
+    depends on requests in flight nobody knows how long; then clients are told to come back in a second.
+    """
+    waits = [state.retry_after_ms for state in states if state.refuses and not state.shadow]
+    if not waits or NEVER in waits:
+        return [("x-should-retry", "false")]
+    if UNKNOWN in waits:
+        return [("retry-after", retry_after(max(waits)))]
+    return [("retry-after-ms", str(max(waits))), ("retry-after", retry_after(max(waits)))]
+
+
+def retry_after(wait_ms: int) -> str:
+    """Whole seconds, rounded up, at least 1 (RFC 9110 §10.2.3)."""
+    return str(max(1, _seconds(wait_ms)))
+
+
+def duration(wait_ms: int) -> str:
+    """A time span the way OpenAI writes it: ``20ms``, ``1.5s``, ``6m0s``, ``2h3m4s``."""
+    if wait_ms < 1_000:
+        return f"{max(0, wait_ms)}ms"
+    seconds, ms = divmod(wait_ms, 1_000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{ms:03d}".rstrip("0") if ms else ""
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{seconds}{fraction}s"
+
+
+def _binding(states: Sequence[LimitState]) -> list[LimitState]:
+    """Of each unit the limit nearest to being spent."""
+    binding: dict[str, LimitState] = {}
+    for state in states:
+        if state.shadow:
+            continue
+        held = binding.get(state.unit)
+        if held is None or _nearness(state) < _nearness(held):
+            binding[state.unit] = state
+    return list(binding.values())
+
+
+def _openai(binding: Sequence[LimitState]) -> Fields:
+    fields: Fields = []
+    for state in binding:
+        fields += (
+            (f"x-ratelimit-limit-{state.unit}".encode(), b"%d" % state.limit),
+            (f"x-ratelimit-remaining-{state.unit}".encode(), b"%d" % state.remaining),
+        )
+        if state.window_seconds:
+            fields.append((f"x-ratelimit-reset-{state.unit}".encode(), duration(_wait_ms(state)).encode()))
+    return fields
+
+
+def _draft_10(binding: Sequence[LimitState]) -> Fields:
+    """Every binding limit under its name, in structured fields."""
+    policies = ", ".join(_policy(state) for state in binding)
+    margins = ", ".join(_margin(state) for state in binding)
+    return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", margins.encode())]
+
+
+def _draft_7(binding: Sequence[LimitState]) -> Fields:
+    """One limit in one field (§3.1)."""
+    state = _nearest(binding)
+    if state is None:
+        return []
+    margin = b"limit=%d, remaining=%d, reset=%d" % (state.limit, state.remaining, _seconds(_wait_ms(state)))
+    return [(b"ratelimit-policy", b"%d;w=%d" % (state.limit, state.window_seconds)), (b"ratelimit", margin)]
+
+
+def _draft_6(binding: Sequence[LimitState]) -> Fields:
+    """One limit in three fields."""
+    state = _nearest(binding)
+    if state is None:
+        return []
+    return [
+        (b"ratelimit-policy", b"%d;w=%d" % (state.limit, state.window_seconds)),
+        (b"ratelimit-limit", b"%d" % state.limit),
+        (b"ratelimit-remaining", b"%d" % state.remaining),
+        (b"ratelimit-reset", b"%d" % _seconds(_wait_ms(state))),
+    ]
+
+
+def _off(_: Sequence[LimitState]) -> Fields:
+    return []
+
+
+_DIALECTS: dict[RateLimitDialect, Callable[[Sequence[LimitState]], Fields]] = {
+    "draft-10": _draft_10,
+    "draft-7": _draft_7,
+    "draft-6": _draft_6,
+    "off": _off,
+}
+
+
+def _nearest(binding: Sequence[LimitState]) -> LimitState | None:
+    """The limit that the older drafts tell. They require a window and its reset, which requests in flight do not have."""
+    return min((state for state in binding if state.window_seconds), key=_nearness, default=None)
+
+
+def _policy(state: LimitState) -> str:
+    return f'"{state.name}";q={state.limit}' + (f";w={state.window_seconds}" if state.window_seconds else "")
+
+
+def _margin(state: LimitState) -> str:
+    return f'"{state.name}";r={state.remaining}' + (f";t={_seconds(_wait_ms(state))}" if state.window_seconds else "")
+
+
+def _nearness(state: LimitState) -> tuple[bool, float, int]:
+    return not state.refuses, state.remaining / state.limit, -state.reset_ms
+
+
+def _wait_ms(state: LimitState) -> int:
+    return state.retry_after_ms if state.retry_after_ms > 0 else state.reset_ms
+
+
+def _seconds(wait_ms: int) -> int:
+    return -(-wait_ms // 1_000)
