@@ -8,6 +8,7 @@ of it; express-rate-limit, whose names the dialects have, sends the 6th and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from gateway.config import RateLimitDialect
@@ -138,8 +139,14 @@ def _margin(state: LimitState) -> str:
     return f'"{state.name}";r={state.remaining}' + (f";t={_seconds(_wait_ms(state))}" if state.window_seconds else "")
 
 
-def _nearness(state: LimitState) -> tuple[bool, float, int]:
-    return not state.refuses, state.remaining / state.limit, -state.reset_ms
+def _nearness(state: LimitState) -> tuple[float, float]:
+    """Orders limits by what is left of them; before these, those that refuse, by how long they will.
+
+    So what is told refers to the same moment as ``retry_headers`` (§4 of draft 7).
+    """
+    if state.refuses:
+        return -1, -math.inf if state.retry_after_ms == NEVER else -state.retry_after_ms
+    return state.remaining / state.limit, -state.reset_ms
 
 
 def _wait_ms(state: LimitState) -> int:

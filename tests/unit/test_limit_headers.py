@@ -3,6 +3,8 @@
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config import LimitsSettings, RateLimitDialect
 from gateway.limit_headers import duration, limit_headers_in, retry_after, retry_headers
@@ -81,6 +83,22 @@ def test_a_refusing_limit_is_told_before_one_that_is_merely_empty_and_each_unit_
     assert told["x-ratelimit-reset-requests"] == "250ms"
     assert told["x-ratelimit-remaining-tokens"] == "5"
     assert told["ratelimit"] == '"refusing";r=0;t=1, "tokens";r=5;t=60'
+
+
+def test_of_several_that_refuse_the_one_that_does_so_longest_is_told():
+    refusing = {"remaining": 0, "refuses": True}
+    soon = a_state(name="soon", retry_after_ms=1_000, reset_ms=60_000, **refusing)
+    later = a_state(name="later", limit=9, retry_after_ms=30_000, reset_ms=30_000, **(refusing | {"remaining": 2}))
+    never = a_state(name="never", retry_after_ms=-1, reset_ms=5_000, **refusing)
+    assert as_dict(limit_headers([soon, later]))["ratelimit"] == '"later";r=2;t=30'
+    assert as_dict(limit_headers([never, later, soon]))["ratelimit"] == '"never";r=0;t=5'
+
+
+@given(st.lists(st.tuples(st.integers(1, 100_000), st.integers(0, 99), st.integers(1, 100_000)), min_size=1, max_size=4))
+def test_a_refusal_s_reset_is_the_moment_of_its_retry_after(drawn):
+    states = [a_state(refuses=True, retry_after_ms=wait, remaining=left, reset_ms=reset) for wait, left, reset in drawn]
+    told = ietf("draft-6", *states, a_state(remaining=0))
+    assert told["ratelimit-reset"] == dict(retry_headers(states))["retry-after"]
 
 
 def test_a_shadow_limit_is_not_told():
