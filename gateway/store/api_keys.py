@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -34,6 +34,8 @@ from gateway.store.writing import (
     repeated_or_conflict,
     retried,
 )
+
+_READ_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,11 @@ class ApiKeyStore:
         """All keys, also revoked ones, oldest first. Raises NotFound."""
         stored = await self._tenants.get(tenant_id)
         with store_errors():
-            index = await self._connection.client.hgetall(stored.keyspace.key_index)
-        found = [await self._record(stored.keyspace, digests.decode().split()) for digests in index.values()]
+            index = await self._connection.client.hvals(stored.keyspace.key_index)
+        entries = [digests.decode().split() for digests in index]
+        found: list[StoredKey | None] = []
+        for start in range(0, len(entries), _READ_AT_ONCE):
+            found += await self._records(stored.keyspace, entries[start : start + _READ_AT_ONCE])
         return sorted((key for key in found if key is not None), key=lambda stored: (stored.key.created_at, stored.key.id))
 
     async def authenticate(self, tenant_id: str, secret_digest: str, *, even_suspended: bool = False) -> ApiKey | None:
@@ -222,14 +227,16 @@ class ApiKeyStore:
         return found
 
     async def _record(self, keyspace: Keyspace, digests: list[str]) -> StoredKey | None:
+        (record,) = await self._records(keyspace, [digests])
+        return record
+
+    async def _records(self, keyspace: Keyspace, entries: Sequence[list[str]]) -> list[StoredKey | None]:
         with store_errors():
-            document, revision, used_ms = await self._connection.client.hmget(
-                keyspace.api_key(digests[0]), ["document", "revision", "used_ms"]
-            )
-        if document is None:
-            return None
-        last_used_at = None if used_ms is None else format_time(datetime.fromtimestamp(int(used_ms) / 1_000, UTC))
-        return StoredKey(ApiKey.model_validate_json(document), last_used_at, etag(document), revision.decode(), tuple(digests))
+            pipe = self._connection.client.pipeline(transaction=False)
+            for digests in entries:
+                pipe.hmget(keyspace.api_key(digests[0]), ["document", "revision", "used_ms"])
+            replies = await pipe.execute()
+        return [_stored(digests, *reply) for digests, reply in zip(entries, replies, strict=True)]
 
     async def _index(self, secret_digest: str, subdomain: str) -> None:
         # before the record: an entry without a record is harmless, a record without its entry could not be found
@@ -240,6 +247,13 @@ class ApiKeyStore:
         with store_errors():
             for secret_digest in secret_digests:  # one by one: in a cluster they live in different slots
                 await self._connection.client.delete(key_lookup(secret_digest))
+
+
+def _stored(digests: list[str], document: bytes | None, revision: bytes, used_ms: bytes | None) -> StoredKey | None:
+    if document is None:
+        return None
+    last_used_at = None if used_ms is None else format_time(datetime.fromtimestamp(int(used_ms) / 1_000, UTC))
+    return StoredKey(ApiKey.model_validate_json(document), last_used_at, etag(document), revision.decode(), tuple(digests))
 
 
 def _check(reply: list[object], wanted: bytes) -> None:
