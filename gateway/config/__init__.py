@@ -16,6 +16,7 @@ from gateway.config.sections import (
     Section,
     ServerSettings,
     UpstreamSettings,
+    UsageSettings,
     is_loopback,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "Section",
     "ServerSettings",
     "UpstreamSettings",
+    "UsageSettings",
     "is_loopback",
     "load_config",
     "sections",

@@ -20,6 +20,7 @@ from gateway.config.sections import (
     Section,
     ServerSettings,
     UpstreamSettings,
+    UsageSettings,
 )
 from gateway.errors import ConfigurationError
 
@@ -37,6 +38,7 @@ class Config(BaseSettings):
     redis: RedisSettings = Field(default_factory=RedisSettings)
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    usage: UsageSettings = Field(default_factory=UsageSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     plugins: PluginsSettings = Field(default_factory=PluginsSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -12,6 +12,9 @@ from pydantic_settings import NoDecode
 
 from gateway.units import DurationMs, SizeBytes
 
+DAY_MS = 86_400_000
+MAX_RETENTION_DAYS = 3_660
+
 
 def is_loopback(host: str) -> bool:
     """True for ``localhost`` and loopback addresses."""
@@ -200,6 +203,16 @@ class LimitsSettings(Section):
         if self.renew_every is not None and self.renew_every * 2 > self.lease:
             raise ValueError("renew_every must be at most half of lease")
         return self
+
+
+class UsageSettings(Section):
+    """The ledger of what tenants use."""
+
+    retention: Annotated[DurationMs, Field(ge=32 * DAY_MS, le=MAX_RETENTION_DAYS * DAY_MS)] = Field(
+        400 * DAY_MS,
+        description="How long the sums of a day are kept, `32d` to `3660d`: monthly quotas that the store has lost are"
+        " restored from them.",
+    )
 
 
 class SecretsSettings(Section):

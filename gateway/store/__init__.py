@@ -10,10 +10,11 @@ from gateway.store.rules import RuleStore, StoredRule
 from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
 from gateway.store.stores import Stores, open_stores
 from gateway.store.tenants import StoredTenant, TenantStore, new_tenant_id
-from gateway.store.usage import UsageStore
+from gateway.store.usage import MAX_DAYS, UsageRow, UsageStore
 from gateway.store.writing import Once, Repeated, new_id
 
 __all__ = [
+    "MAX_DAYS",
     "Admission",
     "Admissions",
     "ApiKeyStore",
@@ -37,6 +38,7 @@ __all__ = [
     "Stores",
     "TenantStore",
     "Unseeded",
+    "UsageRow",
     "UsageStore",
     "Used",
     "connect",

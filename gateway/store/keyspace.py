@@ -56,7 +56,7 @@ class Keyspace:
         return f"{self._tag}idem:{digest}"
 
     def usage(self, day: date) -> str:
-        """Hash: the ledger of the requests admitted on that day, UTC; see lua/lib/ledger.lua."""
+        """Hash: what was used by requests admitted on this UTC day, see `gateway.store.usage`."""
         return f"{self._tag}usage:{day.isoformat()}"
 
     def limit(self, tenant_id: str, owner: str, spec: LimitSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.config import UsageSettings
 from gateway.resources import lua_folder
 from gateway.store.admission import Admissions
 from gateway.store.api_keys import ApiKeyStore
@@ -15,8 +16,7 @@ from gateway.store.settlement import Settlements
 from gateway.store.tenants import TenantStore
 from gateway.store.usage import UsageStore
 
-RETENTION_MS = 400 * 86_400_000
-"""How long the ledger is kept unless the configuration says otherwise."""
+RETENTION_MS = UsageSettings().retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,19 @@ class Stores:
     runner: ScriptRunner
     admissions: Admissions
     settlements: Settlements
-    usage: UsageStore
     tenants: TenantStore
     api_keys: ApiKeyStore
     rules: RuleStore
+    usage: UsageStore
 
 
 async def open_stores(
     connection: Connection, lease_ms: int, retention_ms: int = RETENTION_MS, *, shebang: bool | None = None
 ) -> Stores:
-    """Read and load the scripts. Raises ConfigurationError, StoreUnavailable; ``shebang`` as in `ScriptRunner.start`."""
+    """Read and load the scripts; the ledger of usage is kept for ``retention_ms``.
+
+    Raises ConfigurationError, StoreUnavailable; ``shebang`` as in `ScriptRunner.start`.
+    """
     runner = ScriptRunner(connection, read_scripts(lua_folder()))
     await runner.start(shebang=shebang)
     admissions = Admissions(connection, runner, lease_ms)
@@ -46,8 +49,8 @@ async def open_stores(
         runner,
         admissions,
         Settlements(runner, lease_ms, retention_ms),
-        UsageStore(connection),
         tenants,
         ApiKeyStore(connection, runner, tenants, admissions),
         RuleStore(connection, runner, tenants),
+        UsageStore(connection),
     )

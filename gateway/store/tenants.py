@@ -12,6 +12,7 @@ from gateway.models import ApiKey, Tenant
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace, key_lookup, tenant_creation, tenant_index
 from gateway.store.scripts import ScriptRunner
+from gateway.store.usage import forget_usage
 from gateway.store.writing import (
     ANSWER_TTL_MS,
     Conflict,
@@ -166,7 +167,7 @@ class TenantStore:
         return await retried(attempt)
 
     async def delete(self, tenant_id: str, if_match: str | None = None) -> None:
-        """Remove a tenant with its rules and keys. Raises NotFound, EditConflict."""
+        """Remove a tenant with its rules, keys and usage. Raises NotFound, EditConflict."""
 
         async def attempt() -> None:
             stored = await self.get(tenant_id)
@@ -181,6 +182,7 @@ class TenantStore:
                 [stored.version, stored.keys_version],
             )
             _check_written(reply)
+            await forget_usage(self._connection, keyspace)
             with store_errors():
                 await self._connection.client.zrem(tenant_index(), tenant_id)
                 for digest in digests:

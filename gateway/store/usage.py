@@ -1,18 +1,61 @@
-"""The ledger of usage, read."""
+"""What a tenant has used, as settlements add it up: a hash for each UTC day of admission.
+
+A field is ``<metric>:<key id>:<rule id>:<model>``, its value an integer. The model may be empty and may hold colons, the ids
+hold none. Hashes are read in pieces: no command may keep the server from deciding requests.
+"""
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 
+from gateway.config.sections import MAX_RETENTION_DAYS
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace
 
+MAX_DAYS = 400
+"""Most days to ask for at once."""
+
+# requests, input, output and cached tokens, nano-USD: as they stand in a row
+_METRICS = {b"r:": 0, b"i:": 1, b"o:": 2, b"c:": 3, b"u:": 4}
+
+# A server runs a pipeline to its end before it turns to other clients, so the bound is on all commands of one.
+_FIELDS_AT_ONCE = 2_000
+_DAYS_AT_ONCE = 10
+_NAMES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """The sums of one day, key, rule and model. ``model`` is empty for requests that name none."""
+
+    day: date
+    key_id: str
+    rule_id: str
+    model: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_nano_usd: int = 0
+
 
 class UsageStore:
-    """Reads what settlements have written."""
+    """Reads the ledger. Days are UTC and inclusive on both ends; who asks bounds them by `MAX_DAYS`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    async def days(self, keyspace: Keyspace, first: date, last: date) -> AsyncIterator[list[UsageRow]]:
+        """The rows of each day, in no order; a long ledger is never in memory as a whole."""
+        async for day, sums in self._read(keyspace, first, last, b"*"):
+            yield [_row(day, name, numbers) for name, numbers in sums.items()]
+
+    async def rows(self, keyspace: Keyspace, first: date, last: date) -> list[UsageRow]:
+        """All rows, by day."""
+        return [row async for rows in self.days(keyspace, first, last) for row in rows]
 
     async def requests_of(
         self,
@@ -24,15 +67,64 @@ class UsageStore:
         rule_id: str | None = None,
         model: str | None = None,
     ) -> int:
-        """Sum of the requests."""
+        """How many requests were counted, of one key, rule and model where these are given."""
+        wanted = [None if text is None else text.encode(errors="replace") for text in (key_id, rule_id, model)]
         total = 0
-        day = first
-        while day <= last:
-            with store_errors():
-                fields = await self._connection.client.hgetall(keyspace.usage(day))
-            for name, value in fields.items():
-                metric, key, rule, named = name.decode().split(":", 3)
-                if metric == "r" and key_id in (None, key) and rule_id in (None, rule) and model in (None, named):
-                    total += int(value)
-            day += timedelta(days=1)
+        async for _, sums in self._read(keyspace, first, last, b"r:*"):
+            for name, (requests, *_) in sums.items():
+                if all(text in (None, part) for text, part in zip(wanted, name.split(b":", 2), strict=True)):
+                    total += requests
         return total
+
+    async def _read(
+        self, keyspace: Keyspace, first: date, last: date, match: bytes
+    ) -> AsyncIterator[tuple[date, dict[bytes, list[int]]]]:
+        ordinals = range(first.toordinal(), last.toordinal() + 1)
+        for start in range(0, len(ordinals), _DAYS_AT_ONCE):
+            found: dict[date, dict[bytes, list[int]]] = {
+                date.fromordinal(ordinal): {} for ordinal in ordinals[start : start + _DAYS_AT_ONCE]
+            }
+            cursors = dict.fromkeys(found, 0)
+            while cursors:
+                asked = list(cursors)
+                with store_errors():
+                    pipe = self._connection.client.pipeline(transaction=False)
+                    for day in asked:
+                        count = _FIELDS_AT_ONCE // len(asked)
+                        pipe.hscan(keyspace.usage(day), cursors[day], match=match, count=count)
+                    replies = await pipe.execute()
+                for day, (cursor, fields) in zip(asked, replies, strict=True):
+                    _add(found[day], fields)
+                    if int(cursor) == 0:
+                        del cursors[day]
+                    else:
+                        cursors[day] = cursor
+            for day in list(found):
+                yield day, found.pop(day)
+                await asyncio.sleep(0)  # requests of the proxy may be waiting for this loop
+
+
+def _add(sums: dict[bytes, list[int]], fields: dict[bytes, bytes]) -> None:
+    for field, value in fields.items():
+        index = _METRICS.get(field[:2])
+        if index is None or field.count(b":") < 3:
+            continue
+        name = field[2:]
+        numbers = sums.get(name)
+        if numbers is None:
+            numbers = sums[name] = [0] * len(_METRICS)
+        numbers[index] = int(value)  # set, not added: a scan may see a field twice
+
+
+def _row(day: date, name: bytes, numbers: list[int]) -> UsageRow:
+    key_id, rule_id, model = name.decode("utf-8", "replace").split(":", 2)
+    return UsageRow(day, key_id, rule_id, model, *numbers)
+
+
+async def forget_usage(connection: Connection, keyspace: Keyspace) -> None:
+    """Remove every day that may exist, so that a later tenant of the same subdomain does not find it."""
+    tomorrow = datetime.now(UTC).date().toordinal() + 1  # the store's clock may be ahead of ours
+    names = [keyspace.usage(date.fromordinal(tomorrow - ago)) for ago in range(MAX_RETENTION_DAYS + 2)]
+    for start in range(0, len(names), _NAMES_AT_ONCE):
+        with store_errors():
+            await connection.client.unlink(*names[start : start + _NAMES_AT_ONCE])

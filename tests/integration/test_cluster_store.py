@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -145,6 +146,22 @@ async def test_of_concurrent_creates_of_one_subdomain_exactly_one_wins(stores: S
     names = Gate(stores, "wanted").keyspace
     own = {names.tenant, names.key_index, names.api_key(secret(winner.id))}
     assert all_keys(cluster) == own | {tenant_index(), key_lookup(secret(winner.id))}
+
+
+async def test_usage_is_read_and_forgotten_where_its_tenant_lives(stores: Stores, cluster: Cluster):
+    today = datetime.now(UTC).date()
+    tenants = {name: await created(stores, name) for name in SUBDOMAINS}
+    for number, name in enumerate(SUBDOMAINS):
+        await stores.connection.client.hset(
+            Keyspace(name).usage(today), mapping={f"r:key_{n}:rule_1:m": number + 1 for n in range(3_000)}
+        )
+    for number, name in enumerate(SUBDOMAINS):
+        rows = await stores.usage.rows(Keyspace(name), today - timedelta(40), today)
+        assert (len(rows), {row.requests for row in rows}) == (3_000, {number + 1})
+        assert await stores.usage.requests_of(Keyspace(name), today, today, key_id="key_7") == number + 1
+    for name, tenant in tenants.items():
+        await stores.tenants.delete(tenant.id)
+        assert Keyspace(name).usage(today) not in all_keys(cluster)
 
 
 async def test_that_the_primaries_forgot_the_scripts_is_not_seen(stores: Stores, cluster: Cluster):

@@ -84,6 +84,8 @@ def test_the_environment_wins_over_the_file(elsewhere, monkeypatch):
         ("server: {base_domains: ['x y']}", "base domain"),
         ("limits: {lease: 10s, renew_every: 6s}", "at most half"),
         ("limits: {lease: soon}", "limits.lease: a duration"),
+        ("usage: {retention: 31d}", "usage.retention: "),
+        ("usage: {retention: 3661d}", "usage.retention: "),
         ("limits: {body_idle_timeout: 0}", "limits.body_idle_timeout: "),
         ("upstream: {connect_retries: 6}", "upstream.connect_retries: "),
         ("upstream: {allowed_networks: ['10.0.0.1/8']}", "upstream.allowed_networks"),
