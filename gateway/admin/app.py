@@ -18,6 +18,7 @@ from gateway.admin.plugins import plugins_blueprint
 from gateway.admin.reading import MAX_BODY_BYTES, check_query
 from gateway.admin.rules import rules_blueprint
 from gateway.admin.tenants import tenants_blueprint
+from gateway.admin.usage import usage_blueprint
 from gateway.config import Config, is_loopback
 from gateway.errors import NotAllowed
 from gateway.registry import Registry
@@ -57,7 +58,8 @@ def create_admin_app(
     for endpoint, view in app.view_functions.items():
         what = "process" if endpoint.endswith("live") else "process and its store"
         operation(Operation(Access.PUBLIC, f"Health of the {what}", "health", answer=Health))(view)
-    for blueprint in (tenants_blueprint(parts), api_keys_blueprint(parts), rules_blueprint(parts), plugins_blueprint(registry)):
+    of_tenants = (tenants_blueprint, api_keys_blueprint, rules_blueprint, usage_blueprint)
+    for blueprint in (*(make(parts) for make in of_tenants), plugins_blueprint(registry)):
         app.register_blueprint(blueprint, url_prefix=PREFIX)
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app, is_open=authenticator.is_open)))
     return app

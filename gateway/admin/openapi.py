@@ -159,6 +159,8 @@ def _responses(path: str, operation: Operation) -> dict[str, Any]:
         success["content"] = {operation.answer: {}}
     elif operation.answer is not None:
         success["content"] = {JSON: {"schema": {"$ref": REF.format(model=operation.answer.__name__)}}}
+    if operation.also_as:
+        success["content"] |= {media_type: {"schema": {"type": "string"}} for media_type in operation.also_as}
     responses: dict[str, Any] = {str(operation.status): success}
     by_status: dict[int, list[str]] = {}
     for error in _errors(path, operation):

@@ -47,7 +47,10 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route's declaration. ``answer`` is a model, a media type, or None for an answer without a body."""
+    """A route's declaration. ``answer`` is a model, a media type, or None for an answer without a body.
+
+    ``also_as`` are other media types in which the answer may be asked for.
+    """
 
     access: Access
     summary: str
@@ -55,6 +58,7 @@ class Operation:
     description: str = ""
     status: int = 200
     answer: type[BaseModel] | str | None = None
+    also_as: tuple[str, ...] = ()
     body: Body | None = None
     query: tuple[Parameter, ...] = ()
     errors: tuple[type[GatewayError], ...] = ()

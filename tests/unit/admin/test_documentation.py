@@ -10,6 +10,7 @@ import jsonschema_rs
 import pytest
 
 from gateway.errors import public_errors
+from tests.ledger import used
 from tests.unit.admin.helpers import API, LIMIT, OPERATOR, an_admin, routes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "admin-api.md").read_text(encoding="utf-8")
@@ -104,6 +105,7 @@ async def test_every_answer_has_the_form_the_document_gives_it():
     document = (await admin.call("GET", "/openapi.json")).json
     tenant = await admin.tenant(required_plugins={"rate_limiter": {"settings": LIMIT}})
     base = f"/tenants/{tenant['id']}"
+    await used(admin.redis, "2026-01-31", key=tenant["api_key_id"], subdomain="acme")
     chain = [{"name": "rate_limiter", "settings": LIMIT}]
     limits = [{"limit": 1, "window": "1m", "burst": 5, "quota": {"daily": 3}, "per": ["ip"]}]
     key = {"limits": limits, "allowed_networks": ["10.0.0.0/8"], "expires_at": "2999-01-01T00:00:00Z"}
@@ -130,6 +132,9 @@ async def test_every_answer_has_the_form_the_document_gives_it():
             {"path": "/v1", "target": "https://a.example", "plugin_chain": chain},
         ),
         ("GET", "/tenants/{tenant_id}/rules", f"{base}/rules", None),
+        ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage?from=2026-01-01&to=2026-01-31&group_by=day,key,model", None),
+        ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage", None),
+        ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage?format=xml", None),
         ("GET", "/plugins", "/plugins", None),
         ("GET", "/plugins/{name}", "/plugins/rate_limiter", None),
         ("GET", "/tenants/{tenant_id}/rules/{rule_id}", f"{base}/rules/none", None),
@@ -152,6 +157,12 @@ async def test_every_answer_has_the_form_the_document_gives_it():
         schema_of(document, model).validate(got.json)
         for header in described["headers"]:
             assert header in got.headers, (method, path, header)
+
+
+async def test_an_answer_that_can_be_had_in_another_form_says_so():
+    described = (await the_document())["paths"][f"{API}/tenants/{{tenant_id}}/usage"]["get"]["responses"]["200"]
+    assert described["content"]["text/csv"] == {"schema": {"type": "string"}}
+    assert described["content"].keys() == {"application/json", "text/csv"}
 
 
 async def test_the_schemas_of_edits_neither_require_nor_promise_anything():

@@ -1,0 +1,155 @@
+"""How much of each limit of a tenant is used now. Counts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice, product
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from gateway.admin.parts import Parts
+from gateway.models import ApiKey, Rule, Stage, Tenant
+from gateway.plugin import LimitState, TenantInfo
+from gateway.policy import CompiledRule, Compiler
+from gateway.store import BoundLimit, Keyspace, PlacedLimit, StoredKey, limit_of
+
+MAX_USES = 1_000
+MOST_PEEKED = 50
+
+
+class DeclaredBy(BaseModel):
+    """Where a limit stands."""
+
+    kind: Literal["tenant", "rule", "api_key"] = Field(description="`tenant`: one of its `required_plugins`.")
+    id: str
+    plugin: str | None = Field(description="The plugin whose settings declare it; null for a key's own.")
+
+
+class LimitUse(BaseModel):
+    """A limit with what is used of it. `used`, `remaining` and `reset_ms` are null where only a request tells which count."""
+
+    name: str
+    kind: str = Field(description="`log`, `ring`, `bucket`, `budget` or `concurrency`.")
+    level: list[str] = Field(description="What the count is kept for, as in `per`.")
+    unit: str
+    declared_by: DeclaredBy
+    rule: str | None = Field(description="The rule whose requests are counted; null for those of several.")
+    api_key: str | None = Field(description="The key whose requests are counted; null for those of several.")
+    limit: int = Field(description="Most units; of a bucket, its size.")
+    window_ms: int | None
+    period: str | None = Field(description="`day` or `month` of a quota, UTC.")
+    used: int | None
+    remaining: int | None
+    reset_ms: int | None = Field(description="Until all is there again, without further requests.")
+    shadow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """One count of a limit; ``bound`` is None where only a request tells which."""
+
+    placed: PlacedLimit
+    declared_by: DeclaredBy
+    rule: str | None
+    api_key: str | None
+    bound: BoundLimit | None
+
+
+async def limit_uses(
+    parts: Parts, tenant: Tenant, rules: Sequence[Rule], keys: Sequence[StoredKey]
+) -> tuple[list[LimitUse], bool]:
+    """The counts of these rules and keys as far as they can pass requests, and whether there are more than `MAX_USES`."""
+    counts = list(islice(_counts(parts, tenant, rules, keys), MAX_USES + 1))
+    shown = counts[:MAX_USES]
+    bound = [count.bound for count in shown if count.bound is not None]
+    keyspace = Keyspace(tenant.subdomain)
+    states: list[LimitState] = []
+    for start in range(0, len(bound), MOST_PEEKED):
+        states += await parts.stores.admissions.peek(keyspace, bound[start : start + MOST_PEEKED])
+    following = iter(states)
+    uses = [_use(count, None if count.bound is None else next(following)) for count in shown]
+    return uses, len(counts) > MAX_USES
+
+
+def _counts(parts: Parts, tenant: Tenant, rules: Sequence[Rule], keys: Sequence[StoredKey]) -> Iterator[_Count]:
+    compiler = Compiler(parts.registry, None, parts.config, _nothing_runs)
+    rules = [rule for rule in rules if rule.active]
+    now = datetime.now(UTC)
+    callers = [stored for stored in keys if _may_call(stored.key, now)]
+    seen: set[str] = set()
+    for rule in rules:
+        yield from _of_rule(compiler.rule(tenant, rule), tenant, [stored.key for stored in callers], seen)
+    info = TenantInfo(tenant.id, tenant.name, tenant.subdomain, tenant.tier)
+    for stored in callers:
+        if not stored.key.limits:
+            continue
+        passing = [rule.id for rule in rules if _may_use(stored.key, rule.id)]
+        key = compiler.key(info, stored.key.model_dump_json().encode(), stored.revision)
+        for placed in key.limits:
+            declared = DeclaredBy(kind="api_key", id=stored.key.id, plugin=None)
+            yield from _spread(placed, declared, {"api_key": [stored.key.id], "rule": passing}, None, stored.key.id)
+
+
+def _of_rule(rule: CompiledRule, tenant: Tenant, callers: Sequence[ApiKey], seen: set[str]) -> Iterator[_Count]:
+    for placed in rule.limits:
+        if placed.key in seen:  # rules share what their tenant requires, and what is lifted to it
+            continue
+        seen.add(placed.key)
+        entry = rule.chain.entries[placed.entry]
+        declared = DeclaredBy(
+            kind="tenant" if entry.required else "rule", id=tenant.id if entry.required else rule.info.id, plugin=entry.name
+        )
+        # as the compiler names its count
+        is_shared = (entry.required or "tenant" in placed.spec.per) and "rule" not in placed.spec.per
+        passing = [key.id for key in callers if is_shared or _may_use(key, rule.info.id)]
+        yield from _spread(placed, declared, {"api_key": passing}, None if is_shared else rule.info.id, None)
+
+
+def _spread(
+    placed: PlacedLimit, declared: DeclaredBy, known: Mapping[str, Sequence[str]], rule: str | None, api_key: str | None
+) -> Iterator[_Count]:
+    if not placed.levels:
+        yield _Count(placed, declared, rule, api_key, BoundLimit(placed, placed.key))
+        return
+    if any(level not in known for level in placed.levels):
+        yield _Count(placed, declared, rule, api_key, None)
+        return
+    for values in product(*(known[level] for level in placed.levels)):
+        at = dict(zip(placed.levels, values, strict=True))
+        bound = BoundLimit(placed, limit_of(placed.key, values))
+        yield _Count(placed, declared, at.get("rule", rule), at.get("api_key", api_key), bound)
+
+
+def _use(count: _Count, state: LimitState | None) -> LimitUse:
+    spec = count.placed.spec
+    return LimitUse(
+        name=spec.name,
+        kind=spec.kind.value,
+        level=list(spec.per),
+        unit=spec.unit,
+        declared_by=count.declared_by,
+        rule=count.rule,
+        api_key=count.api_key,
+        limit=spec.capacity,
+        window_ms=spec.window_ms or None,
+        period=spec.period,
+        used=None if state is None else state.used,
+        remaining=None if state is None else state.remaining,
+        reset_ms=None if state is None else state.reset_ms,
+        shadow=spec.shadow,
+    )
+
+
+def _may_call(key: ApiKey, now: datetime) -> bool:
+    return key.status == "active" and "proxy" in key.scopes and (key.expires_at is None or key.expires_at > now)
+
+
+def _may_use(key: ApiKey, rule_id: str) -> bool:
+    return key.allowed_rules is None or rule_id in key.allowed_rules
+
+
+def _nothing_runs(_: str, __: Stage) -> None:
+    """No plugin runs here, so none fails."""
