@@ -61,7 +61,7 @@ async def opened_stores(config: Config, *, embedded: bool) -> AsyncIterator[Stor
             url = await stack.enter_async_context(EmbeddedServer(config.redis.data_dir))
         connection = connect(config.redis, url=url)
         stack.push_async_callback(connection.close)
-        yield await open_stores(connection, config.limits.lease)
+        yield await open_stores(connection, config.limits.lease, config.usage.retention)
 
 
 async def answers(settings: RedisSettings) -> bool:

@@ -19,7 +19,7 @@ RETENTION_MS = 40 * DAY
 SUBDOMAIN = "testcompany"
 VERSION, REVISION, DIGEST = "v1", "r1", "d" * 64
 DAY_OF_NOON = date(2026, 3, 10)
-LEDGER = Keyspace(SUBDOMAIN).usage(DAY_OF_NOON)
+LEDGER = Keyspace(SUBDOMAIN).usage("ten_1", DAY_OF_NOON)
 
 
 def ms(*moment: int) -> int:
@@ -180,7 +180,7 @@ class Gate:
         keys = [
             self.keyspace.marker(admission),
             self.keyspace.clock,
-            self.keyspace.usage(DAY_OF_NOON),
+            self.keyspace.usage("ten_1", DAY_OF_NOON),
             *(limit.key for limit in limits),
         ]
         due = "" if actual is None else str(actual)

@@ -214,7 +214,7 @@ async def running_proxy(
     settings = patient(store_url).model_copy(update=dict(redis or {}))
     connection = connect(settings)
     try:
-        stores = await open_stores(connection, config.limits.lease)
+        stores = await open_stores(connection, config.limits.lease, config.usage.retention)
         metrics, log, leaving = Metrics(), io.StringIO(), asyncio.Event()
         vault = Vault(MASTER_KEY)
         app = create_proxy_app(

@@ -9,6 +9,13 @@ from gateway.store import Keyspace
 
 METRICS = {"requests": "r", "input_tokens": "i", "output_tokens": "o", "cached_tokens": "c", "cost_nano_usd": "u"}
 
+A_TENANT = "testcompany-0123456789ab"
+
+
+def ledger(tenant_id: str, day: date) -> str:
+    """The name of a day's hash."""
+    return Keyspace.of_tenant(tenant_id).usage(tenant_id, day)
+
 
 async def used(
     client: Any,
@@ -17,10 +24,10 @@ async def used(
     key: str = "key_1",
     rule: str = "rule_1",
     model: str = "m",
-    subdomain: str = "testcompany",
+    tenant_id: str = A_TENANT,
     **amounts: int,
 ) -> None:
     """Add to the sums of a day; one request unless amounts are given."""
-    name = Keyspace(subdomain).usage(date.fromisoformat(day))
+    name = ledger(tenant_id, date.fromisoformat(day))
     for metric, amount in (amounts or {"requests": 1}).items():
         await client.hincrby(name, f"{METRICS[metric]}:{key}:{rule}:{model}", amount)

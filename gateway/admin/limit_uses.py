@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from gateway.admin.parts import Parts
 from gateway.models import ApiKey, Rule, Stage, Tenant
 from gateway.plugin import LimitState, TenantInfo
-from gateway.policy import CompiledRule, Compiler
+from gateway.policy import BEFORE_CHAIN, CompiledRule, Compiler
 from gateway.store import BoundLimit, Keyspace, PlacedLimit, StoredKey, limit_of
 
 MAX_USES = 1_000
@@ -23,9 +23,9 @@ MOST_PEEKED = 50
 class DeclaredBy(BaseModel):
     """Where a limit stands."""
 
-    kind: Literal["tenant", "rule", "api_key"] = Field(description="`tenant`: one of its `required_plugins`.")
+    kind: Literal["tenant", "rule", "api_key"] = Field(description="`tenant`: its own, or one of its `required_plugins`.")
     id: str
-    plugin: str | None = Field(description="The plugin whose settings declare it; null for a key's own.")
+    plugin: str | None = Field(description="The plugin whose settings declare it; null for a tenant's and a key's own.")
 
 
 class LimitUse(BaseModel):
@@ -98,12 +98,12 @@ def _of_rule(rule: CompiledRule, tenant: Tenant, callers: Sequence[ApiKey], seen
         if placed.key in seen:  # rules share what their tenant requires, and what is lifted to it
             continue
         seen.add(placed.key)
-        entry = rule.chain.entries[placed.entry]
-        declared = DeclaredBy(
-            kind="tenant" if entry.required else "rule", id=tenant.id if entry.required else rule.info.id, plugin=entry.name
-        )
-        # as the compiler names its count
-        is_shared = (entry.required or "tenant" in placed.spec.per) and "rule" not in placed.spec.per
+        entry = None if placed.entry == BEFORE_CHAIN else rule.chain.entries[placed.entry]
+        if entry is None or entry.required:
+            declared = DeclaredBy(kind="tenant", id=tenant.id, plugin=None if entry is None else entry.name)
+        else:
+            declared = DeclaredBy(kind="rule", id=rule.info.id, plugin=entry.name)
+        is_shared = placed.rule_id is None
         passing = [key.id for key in callers if is_shared or _may_use(key, rule.info.id)]
         yield from _spread(placed, declared, {"api_key": passing}, None if is_shared else rule.info.id, None)
 

@@ -114,15 +114,12 @@ def usage_blueprint(parts: Parts) -> Blueprint:
     async def get_usage(tenant_id: str) -> Response:
         question = _question(request.args)
         stored = await stores.tenants.get(tenant_id)
-        keys = await stores.api_keys.all(tenant_id)
-        own = frozenset(each.key.id for each in keys)
         sums: dict[tuple[str, ...], list[int]] = {}
-        async for rows in stores.usage.days(stored.keyspace, question.first, question.last):
-            # requests in flight at its deletion are settled under the name of a tenant's successor
-            _add(sums, [row for row in rows if row.key_id in own and question.asks_for(row)], question.groups)
+        async for rows in stores.usage.days(tenant_id, question.first, question.last):
+            _add(sums, [row for row in rows if question.asks_for(row)], question.groups)
         if question.is_csv:
             return _csv(sums, question, f"usage-{tenant_id}-{question.first}-{question.last}.csv")
-        rules = await stores.rules.all(tenant_id)
+        keys, rules = await stores.api_keys.all(tenant_id), await stores.rules.all(tenant_id)
         uses, truncated = await limit_uses(
             parts,
             stored.tenant,

@@ -2,13 +2,14 @@
 
 from gateway.policy.binding import bind_limits, units_of
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
-from gateway.policy.compiler import Compiler
+from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.facts import RequestFacts
 from gateway.policy.named_model import named_model
 from gateway.policy.plan import Plan, check_model, model_of, plan_request
 from gateway.policy.refusals import refusal_of
 
 __all__ = [
+    "BEFORE_CHAIN",
     "CompiledKey",
     "CompiledRule",
     "CompiledTenant",

@@ -136,13 +136,13 @@ class Admitter:
             if isinstance(outcome, Stale):
                 configurations.update(caller.subdomain, caller.digest, outcome)
                 continue
-            if isinstance(outcome, Unseeded):
-                await self._seeding.seed(keyspace, outcome)
-                continue
             if refusal is not None:
                 raise refusal
             if tenant is None or key is None or rule is None:
                 raise InternalError from AssertionError("admitted without a configuration")
+            if isinstance(outcome, Unseeded):
+                await self._seeding.seed(tenant.info.id, outcome)
+                continue
             if outcome.admitted:
                 self._renewer.keep(keyspace, ticket_id, limits, outcome)
             return Ticket(ticket_id, tenant, key, rule, limits, outcome, read, model)
@@ -172,7 +172,7 @@ class Admitter:
                 dues.append((limit, actual))
         used = None
         if outcome.exchange is not None:
-            used = Used(ticket.key.info.id, ticket.rule.info.id, outcome.model_of(ticket.model))
+            used = Used(ticket.tenant.info.id, ticket.key.info.id, ticket.rule.info.id, outcome.model_of(ticket.model))
         if dues or used:
             now_ms = ticket.admission.now_ms
             self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))

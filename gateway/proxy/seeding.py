@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
-from gateway.store import Admissions, BoundLimit, Keyspace, Unseeded, UsageStore
+from gateway.store import Admissions, BoundLimit, Unseeded, UsageStore
 
 
 class Seeding:
-    """Tells the store what budgets have spent."""
+    """Tells the store what budgets have spent. Requests that wait for the same budget share one look at the ledger."""
 
     def __init__(self, admissions: Admissions, usage: UsageStore) -> None:
         self._admissions = admissions
         self._usage = usage
+        self._running: dict[str, asyncio.Task[None]] = {}
 
-    async def seed(self, keyspace: Keyspace, unseeded: Unseeded) -> None:
+    async def seed(self, tenant_id: str, unseeded: Unseeded) -> None:
         """Give every budget that the store asks for its count. Raises StoreUnavailable, Overloaded."""
-        seeds = [(limit, await self._spent(keyspace, limit, unseeded.now_ms)) for limit in unseeded.limits]
-        await self._admissions.seed(seeds, unseeded.now_ms)
+        for limit in unseeded.limits:
+            task = self._running.get(limit.key)
+            if task is None:
+                task = self._running[limit.key] = asyncio.create_task(self._seed(tenant_id, limit, unseeded.now_ms))
+            # a request that is cancelled does not take the count from the others
+            await asyncio.shield(task)
 
-    async def _spent(self, keyspace: Keyspace, limit: BoundLimit, now_ms: int) -> int:
+    async def _seed(self, tenant_id: str, limit: BoundLimit, now_ms: int) -> None:
+        try:
+            await self._admissions.seed([(limit, await self._spent(tenant_id, limit, now_ms))], now_ms)
+        finally:
+            del self._running[limit.key]
+
+    async def _spent(self, tenant_id: str, limit: BoundLimit, now_ms: int) -> int:
         placed = limit.placed
         values = dict(zip(placed.levels, limit.values, strict=True))
         today = datetime.fromtimestamp(now_ms / 1_000, UTC).date()
         return await self._usage.requests_of(
-            keyspace,
+            tenant_id,
             today.replace(day=1) if placed.spec.period == "month" else today,
             today,
             key_id=values.get("api_key", placed.key_id),

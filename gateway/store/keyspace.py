@@ -23,6 +23,11 @@ class Keyspace:
     def __init__(self, subdomain: str) -> None:
         self._tag = f"{PREFIX}{{{subdomain}}}:"
 
+    @classmethod
+    def of_tenant(cls, tenant_id: str) -> Keyspace:
+        """The names of a tenant whose id is known: it begins with the subdomain."""
+        return cls(tenant_id.rpartition("-")[0])
+
     @property
     def tenant(self) -> str:
         """Hash: id, version, status, keys_version, document."""
@@ -55,9 +60,12 @@ class Keyspace:
         """String: the answer to a POST with an Idempotency-Key."""
         return f"{self._tag}idem:{digest}"
 
-    def usage(self, day: date) -> str:
-        """Hash: what was used by requests admitted on this UTC day, see `gateway.store.usage`."""
-        return f"{self._tag}usage:{day.isoformat()}"
+    def usage(self, tenant_id: str, day: date) -> str:
+        """Hash: what was used by requests admitted on this UTC day, see `gateway.store.usage`.
+
+        It outlives the tenant, so its name is the tenant's: whoever has the subdomain next begins with nothing.
+        """
+        return f"{self._tag}usage:{tenant_id}:{day.isoformat()}"
 
     def limit(self, tenant_id: str, owner: str, spec: LimitSpec) -> str:
         """The state of a limit without the part that differs between requests, see `limit_of`.

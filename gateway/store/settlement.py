@@ -19,6 +19,7 @@ Due = tuple[BoundLimit, int | None]
 class Used:
     """What a request used, for the ledger. ``cost_nano_usd`` is billionths of a dollar."""
 
+    tenant_id: str
     key_id: str
     rule_id: str
     model: str = ""
@@ -84,7 +85,7 @@ class Settlements:
     def _call_of(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         names, used, admitted_ms = settlement.keyspace, settlement.used, settlement.admitted_ms
         day = datetime.fromtimestamp((admitted_ms or 0) / 1_000, UTC).date()
-        keys = [names.marker(settlement.admission_id), names.clock, names.usage(day)]
+        keys = [names.marker(settlement.admission_id), names.clock, names.usage("" if used is None else used.tenant_id, day)]
         arguments = [self._lease_ms, settlement.admission_id, "" if admitted_ms is None else str(admitted_ms), ""]
         if used is None:
             arguments += ["", "", "0", "0", "0", "0", "0", "0"]

@@ -182,7 +182,7 @@ class TenantStore:
                 [stored.version, stored.keys_version],
             )
             _check_written(reply)
-            await forget_usage(self._connection, keyspace)
+            await forget_usage(self._connection, tenant_id)
             with store_errors():
                 await self._connection.client.zrem(tenant_index(), tenant_id)
                 for digest in digests:

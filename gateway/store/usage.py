@@ -48,18 +48,18 @@ class UsageStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def days(self, keyspace: Keyspace, first: date, last: date) -> AsyncIterator[list[UsageRow]]:
+    async def days(self, tenant_id: str, first: date, last: date) -> AsyncIterator[list[UsageRow]]:
         """The rows of each day, in no order; a long ledger is never in memory as a whole."""
-        async for day, sums in self._read(keyspace, first, last, b"*"):
+        async for day, sums in self._read(tenant_id, first, last, b"*"):
             yield [_row(day, name, numbers) for name, numbers in sums.items()]
 
-    async def rows(self, keyspace: Keyspace, first: date, last: date) -> list[UsageRow]:
+    async def rows(self, tenant_id: str, first: date, last: date) -> list[UsageRow]:
         """All rows, by day."""
-        return [row async for rows in self.days(keyspace, first, last) for row in rows]
+        return [row async for rows in self.days(tenant_id, first, last) for row in rows]
 
     async def requests_of(
         self,
-        keyspace: Keyspace,
+        tenant_id: str,
         first: date,
         last: date,
         *,
@@ -70,15 +70,16 @@ class UsageStore:
         """How many requests were counted, of one key, rule and model where these are given."""
         wanted = [None if text is None else text.encode(errors="replace") for text in (key_id, rule_id, model)]
         total = 0
-        async for _, sums in self._read(keyspace, first, last, b"r:*"):
+        async for _, sums in self._read(tenant_id, first, last, b"r:*"):
             for name, (requests, *_) in sums.items():
                 if all(text in (None, part) for text, part in zip(wanted, name.split(b":", 2), strict=True)):
                     total += requests
         return total
 
     async def _read(
-        self, keyspace: Keyspace, first: date, last: date, match: bytes
+        self, tenant_id: str, first: date, last: date, match: bytes
     ) -> AsyncIterator[tuple[date, dict[bytes, list[int]]]]:
+        names = Keyspace.of_tenant(tenant_id)
         ordinals = range(first.toordinal(), last.toordinal() + 1)
         for start in range(0, len(ordinals), _DAYS_AT_ONCE):
             found: dict[date, dict[bytes, list[int]]] = {
@@ -91,7 +92,7 @@ class UsageStore:
                     pipe = self._connection.client.pipeline(transaction=False)
                     for day in asked:
                         count = _FIELDS_AT_ONCE // len(asked)
-                        pipe.hscan(keyspace.usage(day), cursors[day], match=match, count=count)
+                        pipe.hscan(names.usage(tenant_id, day), cursors[day], match=match, count=count)
                     replies = await pipe.execute()
                 for day, (cursor, fields) in zip(asked, replies, strict=True):
                     _add(found[day], fields)
@@ -121,10 +122,11 @@ def _row(day: date, name: bytes, numbers: list[int]) -> UsageRow:
     return UsageRow(day, key_id, rule_id, model, *numbers)
 
 
-async def forget_usage(connection: Connection, keyspace: Keyspace) -> None:
-    """Remove every day that may exist, so that a later tenant of the same subdomain does not find it."""
+async def forget_usage(connection: Connection, tenant_id: str) -> None:
+    """Remove every day that may exist. A request in flight may still add to its day, which then ends by itself."""
     tomorrow = datetime.now(UTC).date().toordinal() + 1  # the store's clock may be ahead of ours
-    names = [keyspace.usage(date.fromordinal(tomorrow - ago)) for ago in range(MAX_RETENTION_DAYS + 2)]
+    keyspace = Keyspace.of_tenant(tenant_id)
+    names = [keyspace.usage(tenant_id, date.fromordinal(tomorrow - ago)) for ago in range(MAX_RETENTION_DAYS + 2)]
     for start in range(0, len(names), _NAMES_AT_ONCE):
         with store_errors():
             await connection.client.unlink(*names[start : start + _NAMES_AT_ONCE])

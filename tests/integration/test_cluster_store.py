@@ -20,6 +20,7 @@ from gateway.store.script_source import Script, read_scripts
 from gateway.store.scripts import ScriptRunner
 from tests.builders import a_rule
 from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log
+from tests.ledger import ledger
 from tests.servers import DEBIAN_REDIS, Cluster, redis_cluster
 from tests.stores import LEASE_MS, patient
 from tests.unit.store.documents import a_key, created, is_good, secret, tenant_of
@@ -150,18 +151,18 @@ async def test_of_concurrent_creates_of_one_subdomain_exactly_one_wins(stores: S
 
 async def test_usage_is_read_and_forgotten_where_its_tenant_lives(stores: Stores, cluster: Cluster):
     today = datetime.now(UTC).date()
-    tenants = {name: await created(stores, name) for name in SUBDOMAINS}
-    for number, name in enumerate(SUBDOMAINS):
+    tenants = [await created(stores, name) for name in SUBDOMAINS]
+    for number, tenant in enumerate(tenants):
         await stores.connection.client.hset(
-            Keyspace(name).usage(today), mapping={f"r:key_{n}:rule_1:m": number + 1 for n in range(3_000)}
+            ledger(tenant.id, today), mapping={f"r:key_{n}:rule_1:m": number + 1 for n in range(3_000)}
         )
-    for number, name in enumerate(SUBDOMAINS):
-        rows = await stores.usage.rows(Keyspace(name), today - timedelta(40), today)
+    for number, tenant in enumerate(tenants):
+        rows = await stores.usage.rows(tenant.id, today - timedelta(40), today)
         assert (len(rows), {row.requests for row in rows}) == (3_000, {number + 1})
-        assert await stores.usage.requests_of(Keyspace(name), today, today, key_id="key_7") == number + 1
-    for name, tenant in tenants.items():
+        assert await stores.usage.requests_of(tenant.id, today, today, key_id="key_7") == number + 1
+    for tenant in tenants:
         await stores.tenants.delete(tenant.id)
-        assert Keyspace(name).usage(today) not in all_keys(cluster)
+        assert ledger(tenant.id, today) not in all_keys(cluster)
 
 
 async def test_that_the_primaries_forgot_the_scripts_is_not_seen(stores: Stores, cluster: Cluster):

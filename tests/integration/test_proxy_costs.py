@@ -46,7 +46,7 @@ def billed(*units):
 
 async def ledger(gateway, tenant):
     day = datetime.now(UTC).date()
-    found = await gateway.stores.connection.client.hgetall(Keyspace(tenant.subdomain).usage(day))
+    found = await gateway.stores.connection.client.hgetall(Keyspace(tenant.subdomain).usage(tenant.id, day))
     return {name.decode(): int(value) for name, value in found.items()}
 
 

@@ -105,7 +105,7 @@ async def test_every_answer_has_the_form_the_document_gives_it():
     document = (await admin.call("GET", "/openapi.json")).json
     tenant = await admin.tenant(required_plugins={"rate_limiter": {"settings": LIMIT}})
     base = f"/tenants/{tenant['id']}"
-    await used(admin.redis, "2026-01-31", key=tenant["api_key_id"], subdomain="acme")
+    await used(admin.redis, "2026-01-31", key=tenant["api_key_id"], tenant_id=tenant["id"])
     chain = [{"name": "rate_limiter", "settings": LIMIT}]
     limits = [{"limit": 1, "window": "1m", "burst": 5, "quota": {"daily": 3}, "per": ["ip"]}]
     key = {"limits": limits, "allowed_networks": ["10.0.0.0/8"], "expires_at": "2999-01-01T00:00:00Z"}

@@ -176,3 +176,12 @@ async def test_many_counts_are_cut_and_that_is_told():
     assert len(await limits(admin, tenant, truncated=True)) == MAX_USES
     csv = await admin.call("GET", f"/tenants/{tenant['id']}/usage?format=csv")
     assert len(csv.raw.splitlines()) == 1
+
+
+async def test_a_limit_of_the_tenant_itself_is_listed_once_for_all_its_rules():
+    admin, tenant = await a_tenant(limits=[{"limit": 7, "window": "1m", "name": "whole"}])
+    for path in ("/a", "/b"):
+        await admin.rule(tenant, path=path, plugin_chain=[])
+    (found,) = await limits(admin, tenant)
+    assert found["declared_by"] == {"kind": "tenant", "id": tenant["id"], "plugin": None}
+    assert (found["name"], found["limit"], found["used"], found["rule"], found["level"]) == ("whole", 7, 0, None, ["tenant"])

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
 from gateway.store import MAX_DAYS
-from tests.ledger import used
+from tests.ledger import ledger, used
 from tests.unit.admin.helpers import an_admin
 
 NONE = {"requests": 0, "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "cost_nano_usd": 0}
@@ -25,7 +25,7 @@ class Scene:
         return self
 
     async def used(self, day, **facts):
-        await used(self.admin.redis, day, **({"key": self.first, "subdomain": "acme"} | facts))
+        await used(self.admin.redis, day, **({"key": self.first, "tenant_id": self.tenant["id"]} | facts))
 
     async def get(self, query="", **options):
         return await self.admin.call("GET", f"{self.path}?{query}", **options)
@@ -130,7 +130,7 @@ async def test_unset_days_mean_the_month_until_today():
 
 async def test_the_usage_of_a_tenant_that_had_the_subdomain_before_is_not_shown():
     scene = await a_scene()
-    await scene.used("2026-01-01", key="key_of_a_predecessor")
+    await used(scene.admin.redis, "2026-01-01", tenant_id="acme-000000000000")
     assert await scene.rows(JANUARY) == []
 
 
@@ -184,7 +184,7 @@ async def test_as_many_days_as_are_promised_can_be_asked_for():
 async def test_an_answer_that_would_be_too_large_is_refused():
     scene = await a_scene()
     day = {f"r:{scene.first}:rule_1:m{number}": 1 for number in range(20_000)}
-    await scene.admin.redis.hset("gw:{acme}:usage:2026-01-01", mapping=day)
+    await scene.admin.redis.hset(ledger(scene.tenant["id"], date(2026, 1, 1)), mapping=day)
     assert len(await scene.rows(f"group_by=model&{JANUARY}")) == 20_000
     await scene.used("2026-01-02", model="one more")
     assert (await scene.get(f"group_by=model&{JANUARY}")).refusal == (400, "invalid_field", "group_by")

@@ -72,7 +72,7 @@ async def test_clients_cannot_make_the_ledger_grow_without_end(gate: Gate):
 
 async def test_the_store_records_on_the_day_of_the_admission(gate: Gate):
     late = ms(2026, 3, 10) + DAY - 1
-    used = Used("key_1", "rule_1", "gpt-4o", 1, 2, 3, 4, 5)
+    used = Used("ten_1", "key_1", "rule_1", "gpt-4o", 1, 2, 3, 4, 5)
     one = Settlement(gate.keyspace, "one", late, (), used)
     assert await gate.stores.settlements.settle([one, one]) == [None, None]
     assert await ledger(gate) == {f"{metric}:{ROW}gpt-4o": n for metric, n in zip("riocu", range(1, 6), strict=True)}
