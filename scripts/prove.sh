@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh test
-exec .venv/bin/python -m pytest -m long --timeout 3600 "$@"
+exec .venv/bin/python -m pytest -m long --timeout 7200 "$@"
