@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, PluginFailed, PluginFailedOnReply
@@ -83,14 +83,19 @@ class Chain:
             found.extend((index, entry, spec) for spec in entry.plugin.limits(scope))
         return found
 
-    async def pre_request(self, exchange: Exchange, refused_at: int | None, refusal: GatewayError | None) -> Stopped | None:
-        """Run the stage. A refusal by limits takes effect at the place of the entry that declared the first of them."""
+    async def pre_request(
+        self, exchange: Exchange, refused_at: int | None, refusal: GatewayError | None, *, without: Container[int] = ()
+    ) -> Stopped | None:
+        """Run the stage. A refusal by limits takes effect at the place of the entry that declared the first of them.
+
+        ``without`` has the indexes of entries that a dry run must not call.
+        """
         if refused_at is not None and refused_at < 0:
             return Stopped(refused_at, refusal)
         for step in self._steps[Stage.PRE_REQUEST]:
             if refused_at is not None and step.index > refused_at:
                 break
-            if step.index != refused_at:
+            if step.index != refused_at and step.index not in without:
                 try:
                     await self._run(step, Stage.PRE_REQUEST, exchange, PluginFailed)
                 except GatewayError as error:

@@ -163,6 +163,7 @@ class ContentValidator(Plugin[ContentValidatorSettings]):
     """
 
     name = "content_validator"
+    dry_run = True
 
     def prepare(self) -> None:
         """Compile the checks of each direction."""

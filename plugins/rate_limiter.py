@@ -125,6 +125,7 @@ class RateLimiter(Plugin[RateLimiterSettings]):
     """Limits how many requests pass: per window, with bursts, per day and month, in flight, and by tier."""
 
     name = "rate_limiter"
+    dry_run = True
 
     def limits(self, scope: LimitScope) -> Sequence[LimitSpec]:
         """What is declared for the tenant's tier. The decision is the store's, the refusal comes at this plugin's place."""

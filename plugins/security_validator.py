@@ -164,6 +164,7 @@ class SecurityValidator(Plugin[SecurityValidatorSettings]):
     """Checks client address, method, headers and user agent of requests, and tidies the headers of replies."""
 
     name = "security_validator"
+    dry_run = True
 
     def prepare(self) -> None:
         """Compile the patterns."""

@@ -4,11 +4,12 @@ from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
 from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, Unit, limit_specs
 from gateway.models.plugin_ref import OnError, PluginEntry, PluginRef, Stage
-from gateway.models.rule import MASK, NewRule, Rule, is_plain_header
+from gateway.models.rule import MASK, METHODS, NewRule, Rule, is_plain_header
 from gateway.models.tenant import NewTenant, Tenant
 
 __all__ = [
     "MASK",
+    "METHODS",
     "RING_PARTS",
     "ApiKey",
     "Cost",

@@ -39,6 +39,8 @@ class Plugin(Generic[S]):
 
     name: ClassVar[str] = ""
     settings_type: ClassVar[type[Settings]] = Settings
+    dry_run: ClassVar[bool] = False
+    """True if `pre_request` does nothing but read and change the exchange, so that a dry run may call it."""
 
     def __init__(self, settings: S, stage: Stage | None = None) -> None:
         self.settings = settings

@@ -3,21 +3,28 @@
 from gateway.policy.binding import bind_limits, units_of
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
+from gateway.policy.entrance import check_inspected_length, check_length, check_target
 from gateway.policy.facts import RequestFacts
 from gateway.policy.named_model import named_model
-from gateway.policy.plan import Plan, check_model, model_of, plan_request
+from gateway.policy.plan import BODILESS, Plan, check_model, model_of, plan_request
+from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
 
 __all__ = [
     "BEFORE_CHAIN",
+    "BODILESS",
     "CompiledKey",
     "CompiledRule",
     "CompiledTenant",
     "Compiler",
     "Plan",
+    "Recent",
     "RequestFacts",
     "bind_limits",
+    "check_inspected_length",
+    "check_length",
     "check_model",
+    "check_target",
     "model_of",
     "named_model",
     "plan_request",

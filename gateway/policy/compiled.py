@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gateway.errors import GatewayError
 from gateway.pipeline import Chain
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
-from gateway.routing import Matcher
+from gateway.routing import Matcher, upstream_path
 from gateway.store import Keyspace, PlacedLimit
 from gateway.targets import Target
 from gateway.targets.addresses import IPNetwork
@@ -29,6 +29,10 @@ class CompiledRule:
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
     fault: GatewayError | None = None
+
+    def url(self, path: str, query: str) -> str:
+        """Where a request goes. Raises InvalidPath."""
+        return self.target.url(upstream_path(self.info.path, self.strip_path, path), query)
 
 
 @dataclass(frozen=True, slots=True)

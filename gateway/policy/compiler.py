@@ -97,6 +97,8 @@ class Compiler:
             # stored settings, seals and plugins may fail in any way; only this rule's requests do
             _LOG.error("rule %s of tenant %s cannot be used: %s", rule.id, tenant.id, error)
             fault = InternalError("This route is configured in a way that cannot be used; the log names the reason.")
+            if isinstance(error, GatewayError):
+                fault.add_note(error.message)  # for the rule's owner; clients do not see it
         return CompiledRule(
             info=RuleInfo(rule.id, rule.path, rule.target),
             strip_path=rule.strip_path,

@@ -11,7 +11,7 @@ from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.facts import RequestFacts
 from gateway.targets.addresses import plain
 
-_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def plan_request(tenant: CompiledTenant | None, key: CompiledKey | None, head: R
     except GatewayError as refusal:
         return Plan(None, refusal)
     if key.rules is not None and rule.info.id not in key.rules:
-        return Plan(None, NotAllowed("The API key may not use this route."))
+        return Plan(rule, NotAllowed("The API key may not use this route."))
     return Plan(rule, rule.fault)
 
 
@@ -55,7 +55,7 @@ def model_of(head: RequestFacts, body: bytes) -> str | None:
 
 def check_model(key: CompiledKey, head: RequestFacts, model: str | None) -> None:
     """Raises NotAllowed if the key is restricted to other models; a body that names none is not let through either."""
-    if key.models is None or model in key.models or (model is None and head.method in _BODILESS and not head.has_body):
+    if key.models is None or model in key.models or (model is None and head.method in BODILESS and not head.has_body):
         return
     raise NotAllowed("The API key may not use this model.", param="model")
 

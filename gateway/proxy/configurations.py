@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from gateway.errors import InternalError
-from gateway.policy import CompiledKey, CompiledTenant, Compiler
+from gateway.policy import CompiledKey, CompiledTenant, Compiler, Recent
 from gateway.store import Known, Stale
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -18,30 +17,7 @@ _LOG = logging.getLogger("gateway.proxy")
 MAX_TENANTS = 10_000
 MAX_KEYS = 100_000
 
-K = TypeVar("K")
 V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """A dictionary that forgets what was not used for longest."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._items: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """The value, which becomes the most recent."""
-        value = self._items.get(key)
-        if value is not None:
-            self._items.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        """Store a value, and drop the oldest if there are too many."""
-        self._items[key] = value
-        self._items.move_to_end(key)
-        if len(self._items) > self._size:
-            self._items.popitem(last=False)
 
 
 class Configurations:

@@ -21,7 +21,6 @@ from gateway.proxy.outcome import Outcome
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
-from gateway.routing import upstream_path
 from gateway.telemetry import Visit, stopwatch
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -107,7 +106,7 @@ class Forwarding:
         else:
             body.on_complete = watch.start
         payload = body if request.body is None else request.body or None
-        url = rule.target.url(upstream_path(rule.info.path, rule.strip_path, request.path), request.query)
+        url = rule.url(request.path, request.query)
         elapsed = stopwatch()
         upstream = await self._forwarder.open(
             rule.target, request.method, url, _upstream_headers(ticket, head, body, exchange), payload, rule.retries

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from gateway.errors import BodyTooLarge, RequestTimeout
+from gateway.errors import RequestTimeout
+from gateway.policy import check_inspected_length, check_length
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -49,18 +50,17 @@ class RequestBody:
         self.complete = not present
         self.error: Exception | None = None
         self.on_complete: Callable[[], None] | None = None
-        if length is not None and length > max_bytes:
-            raise self._too_large()
+        if length is not None:
+            check_length(length, max_bytes)
 
     async def read(self, limit_bytes: int) -> bytes:
         """All of it. Raises BodyTooLarge, RequestTimeout, ClientLeft."""
-        if self.length is not None and self.length > limit_bytes:
-            raise BodyTooLarge(f"The body is longer than the {limit_bytes} bytes that can be inspected.")
+        if self.length is not None:
+            check_inspected_length(self.length, limit_bytes)
         parts: list[bytes] = []
         while not self.complete:
             parts.append(await self._next())
-            if self.received_bytes > limit_bytes:
-                raise BodyTooLarge(f"The body is longer than the {limit_bytes} bytes that can be inspected.")
+            check_inspected_length(self.received_bytes, limit_bytes)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -91,10 +91,6 @@ class RequestBody:
             raise ClientLeft
         chunk: bytes = message.get("body", b"")
         self.received_bytes += len(chunk)
-        if self.received_bytes > self._max_bytes:
-            raise self._too_large()
+        check_length(self.received_bytes, self._max_bytes)
         self.complete = not message.get("more_body", False)
         return chunk
-
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers=[("connection", "close")])

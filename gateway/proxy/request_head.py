@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import AmbiguousCredentials, BadRequest, HeadersTooLarge, MethodNotAllowed, MissingHost, UriTooLong
+from gateway.errors import AmbiguousCredentials, BadRequest, HeadersTooLarge, MissingHost
 from gateway.headers import CREDENTIALS, RawHeaders
-from gateway.routing import check_path
+from gateway.policy import check_target
 from gateway.targets.addresses import IPNetwork
 from gateway.web import client_address, is_within
 
 MAX_FIELDS = 100
 MAX_FIELD_BYTES = 8 << 10
-MAX_URL_BYTES = 8 << 10
 MAX_LENGTH_DIGITS = 18
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _CLOSE = (("connection", "close"),)
 _BEARER = b"bearer "
-_QUERY = re.compile(rb"[!\x22\x24-\x7e]*")
 
 
 @dataclass(slots=True)
@@ -98,17 +94,11 @@ def authority_of(scope: Any, trusted: Sequence[IPNetwork]) -> str:
 
 
 def _target(scope: Any) -> tuple[str, str]:
-    if scope["method"] not in METHODS:
-        raise MethodNotAllowed(headers=[("allow", ", ".join(sorted(METHODS)))], param="method")
     raw_path: bytes = scope["raw_path"]
-    query: bytes = scope["query_string"]
-    if len(raw_path) + len(query) > MAX_URL_BYTES:
-        raise UriTooLong
-    path = raw_path.decode("latin-1")
-    check_path(path)
-    if not _QUERY.fullmatch(query):
-        raise BadRequest("The query contains a character that must be percent-encoded.", param="query")
-    return path, query.decode("latin-1")
+    raw_query: bytes = scope["query_string"]
+    path, query = raw_path.decode("latin-1"), raw_query.decode("latin-1")
+    check_target(scope["method"], path, query)
+    return path, query
 
 
 def _length(lengths: list[bytes], chunked: bool, http_version: str) -> int | None:

@@ -126,6 +126,16 @@ async def test_a_refusal_by_limits_takes_effect_at_the_place_of_its_plugin(refus
     assert await ran(chain, refused_at, refusal) == (expected, Stopped(refused_at, refusal))
 
 
+async def test_a_dry_run_leaves_out_what_it_must_not_call_and_keeps_every_place():
+    chain = a_chain(entry(Noted("a", does=rejects)), entry(Noted("b")), entry(Noted("c")))
+    refusal = Reject(429, "rate_limited", "spent")
+    for refused_at, labels in ((None, ["b", "c"]), (2, ["b"])):
+        exchange = an_exchange()
+        stopped = await chain.pre_request(exchange, refused_at, refusal, without={0})
+        assert [label for label, _ in exchange.notes["ran"]] == labels
+        assert stopped == (None if refused_at is None else Stopped(2, refusal))
+
+
 async def test_an_earlier_rejection_wins_over_a_refusal_by_limits():
     chain = a_chain(entry(Noted("a", does=rejects)), entry(Limited("l")))
     _, stopped = await ran(chain, 1, Reject(429, "rate_limited", "spent"))

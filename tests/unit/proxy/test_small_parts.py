@@ -1,4 +1,4 @@
-"""The gate, the memory of configurations, and work in the background."""
+"""The gate, and work in the background."""
 
 import asyncio
 
@@ -6,7 +6,6 @@ import pytest
 
 from gateway.errors import InternalError, Overloaded
 from gateway.proxy.background import Background
-from gateway.proxy.configurations import Recent
 from gateway.proxy.gate import Gate
 
 
@@ -30,15 +29,6 @@ def test_a_gate_opens_again_after_a_failure():
         with pytest.raises(ZeroDivisionError), gate.replica(), gate.tenant("a"):
             raise ZeroDivisionError
     assert (gate.in_flight, gate._by_tenant) == (0, {})
-
-
-def test_what_was_not_used_for_longest_is_forgotten():
-    recent: Recent[str, int] = Recent(2)
-    recent.put("a", 1)
-    recent.put("b", 2)
-    assert recent.get("a") == 1
-    recent.put("c", 3)
-    assert [recent.get(name) for name in "abc"] == [1, None, 3]
 
 
 async def test_a_bug_in_background_work_is_logged_once_and_not_repeated(caplog):
