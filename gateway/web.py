@@ -79,7 +79,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
     """
     address = peer
     for hop in reversed([part.strip() for value in forwarded_for for part in value.split(",")]):
-        if not is_within(address, trusted) or not _is_address(hop):
+        if not is_within(address, trusted) or not is_address(hop):
             break
         address = hop
     return address
@@ -87,7 +87,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
 
 def is_within(address: str, networks: Sequence[Network]) -> bool:
     """True if the text is an IP address in one of the networks."""
-    if not networks or not _is_address(address):
+    if not networks or not is_address(address):
         return False
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
@@ -95,7 +95,8 @@ def is_within(address: str, networks: Sequence[Network]) -> bool:
     return any(plain in network for network in networks if network.version == plain.version)
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """True if the text is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

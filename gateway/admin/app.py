@@ -11,6 +11,7 @@ from gateway.admin.answering import PREFIX, Health
 from gateway.admin.api_keys import api_keys_blueprint
 from gateway.admin.auth import Authenticator, FailedLogins, check_host
 from gateway.admin.docs import docs_blueprint
+from gateway.admin.explain import explain_blueprint
 from gateway.admin.openapi import openapi_document
 from gateway.admin.operation import Access, Operation, operation, operation_of
 from gateway.admin.parts import Parts
@@ -58,7 +59,7 @@ def create_admin_app(
     for endpoint, view in app.view_functions.items():
         what = "process" if endpoint.endswith("live") else "process and its store"
         operation(Operation(Access.PUBLIC, f"Health of the {what}", "health", answer=Health))(view)
-    of_tenants = (tenants_blueprint, api_keys_blueprint, rules_blueprint, usage_blueprint)
+    of_tenants = (tenants_blueprint, api_keys_blueprint, rules_blueprint, usage_blueprint, explain_blueprint)
     for blueprint in (*(make(parts) for make in of_tenants), plugins_blueprint(registry)):
         app.register_blueprint(blueprint, url_prefix=PREFIX)
     app.register_blueprint(docs_blueprint(lambda: openapi_document(app, is_open=authenticator.is_open)))

@@ -42,6 +42,7 @@ class Caller:
     name: str
     governs: bool
     key: ApiKey | None = None
+    address: str = ""
     credential: str = field(default="", repr=False)
 
 
@@ -109,7 +110,7 @@ class Authenticator:
         address = client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
         self._failed.check(address)
         if self._token is not None and hmac.compare_digest(credential.encode(), self._token.encode()):
-            return Caller("operator", governs=True, credential=credential)
+            return Caller("operator", governs=True, address=address, credential=credential)
         found = await self._key(credential)
         if found is None:
             self._failed.note(address)
@@ -126,7 +127,7 @@ class Authenticator:
             raise NotAllowed("This call needs the operator token.")
         if key.allowed_networks is not None and not is_within(address, key.allowed_networks):
             raise NotAllowed("This API key may not be used from this address.", param="allowed_networks")
-        return Caller(key.id, governs=self.is_open, key=key, credential=credential)
+        return Caller(key.id, governs=self.is_open, key=key, address=address, credential=credential)
 
     async def _key(self, secret: str) -> tuple[Tenant, ApiKey] | None:
         if not virtual_key.is_well_formed(secret):

@@ -68,7 +68,7 @@ async def limit_uses(
     keyspace = Keyspace(tenant.subdomain)
     states: list[LimitState] = []
     for start in range(0, len(bound), MOST_PEEKED):
-        states += await parts.stores.admissions.peek(keyspace, bound[start : start + MOST_PEEKED])
+        states += (await parts.stores.admissions.peek(keyspace, bound[start : start + MOST_PEEKED])).states
     following = iter(states)
     uses = [_use(count, None if count.bound is None else next(following)) for count in shown]
     return uses, len(counts) > MAX_USES

@@ -4,11 +4,13 @@ from gateway.policy.binding import bind_limits, units_of
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import check_inspected_length, check_length, check_target
+from gateway.policy.explain import Description, Explainer, Explanation, SeenLimit, Verdict
 from gateway.policy.facts import RequestFacts
 from gateway.policy.named_model import named_model
 from gateway.policy.plan import BODILESS, Plan, check_model, model_of, plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
+from gateway.policy.spending import spent_by_ledger
 
 __all__ = [
     "BEFORE_CHAIN",
@@ -17,9 +19,14 @@ __all__ = [
     "CompiledRule",
     "CompiledTenant",
     "Compiler",
+    "Description",
+    "Explainer",
+    "Explanation",
     "Plan",
     "Recent",
     "RequestFacts",
+    "SeenLimit",
+    "Verdict",
     "bind_limits",
     "check_inspected_length",
     "check_length",
@@ -29,5 +36,6 @@ __all__ = [
     "named_model",
     "plan_request",
     "refusal_of",
+    "spent_by_ledger",
     "units_of",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
+from gateway.policy import spent_by_ledger
 from gateway.store import Admissions, BoundLimit, Unseeded, UsageStore
 
 
@@ -27,19 +27,7 @@ class Seeding:
 
     async def _seed(self, tenant_id: str, limit: BoundLimit, now_ms: int) -> None:
         try:
-            await self._admissions.seed([(limit, await self._spent(tenant_id, limit, now_ms))], now_ms)
+            spent = await spent_by_ledger(self._usage, tenant_id, limit, now_ms)
+            await self._admissions.seed([(limit, spent)], now_ms)
         finally:
             del self._running[limit.key]
-
-    async def _spent(self, tenant_id: str, limit: BoundLimit, now_ms: int) -> int:
-        placed = limit.placed
-        values = dict(zip(placed.levels, limit.values, strict=True))
-        today = datetime.fromtimestamp(now_ms / 1_000, UTC).date()
-        return await self._usage.requests_of(
-            tenant_id,
-            today.replace(day=1) if placed.spec.period == "month" else today,
-            today,
-            key_id=values.get("api_key", placed.key_id),
-            rule_id=placed.rule_id,
-            model=values.get("model"),
-        )

@@ -1,6 +1,6 @@
 """The only user of redis-py: admission, and the documents of the admin API."""
 
-from gateway.store.admission import Admission, Admissions, Known, Stale, Unseeded
+from gateway.store.admission import Admission, Admissions, Known, Peeked, Stale, Unseeded
 from gateway.store.api_keys import ApiKeyStore, StoredKey
 from gateway.store.connect import Connection, connect, describe
 from gateway.store.embedded import EmbeddedServer
@@ -8,6 +8,7 @@ from gateway.store.keyspace import Keyspace, limit_of
 from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
 from gateway.store.rules import RuleStore, StoredRule
 from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
+from gateway.store.standing import Standing, read_standing
 from gateway.store.stores import Stores, open_stores
 from gateway.store.tenants import StoredTenant, TenantStore, new_tenant_id
 from gateway.store.usage import MAX_DAYS, UsageRow, UsageStore
@@ -26,12 +27,14 @@ __all__ = [
     "Keyspace",
     "Known",
     "Once",
+    "Peeked",
     "PlacedLimit",
     "Repeated",
     "RuleStore",
     "Settlement",
     "Settlements",
     "Stale",
+    "Standing",
     "StoredKey",
     "StoredRule",
     "StoredTenant",
@@ -48,4 +51,5 @@ __all__ = [
     "new_tenant_id",
     "open_stores",
     "place_limit",
+    "read_standing",
 ]

@@ -10,7 +10,7 @@ from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, Unknow
 from gateway.plugin import LimitState
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
-from gateway.store.placed import BoundLimit, states_of
+from gateway.store.placed import INTEGERS_PER_LIMIT, BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner
 
 
@@ -48,6 +48,15 @@ class Unseeded:
 
     now_ms: int
     limits: tuple[BoundLimit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What limits say before a request. ``unseeded`` are the indexes of budgets of which the store has no count."""
+
+    now_ms: int
+    states: tuple[LimitState, ...]
+    unseeded: tuple[int, ...]
 
 
 class Admissions:
@@ -106,14 +115,15 @@ class Admissions:
             case reply:
                 raise InternalError from AssertionError(f"seed_budget.lua replied {reply!r}")
 
-    async def peek(self, keyspace: Keyspace, limits: Sequence[BoundLimit]) -> tuple[LimitState, ...]:
+    async def peek(self, keyspace: Keyspace, limits: Sequence[BoundLimit]) -> Peeked:
         """What these limits would say if a request came now. Counts nothing, writes nothing."""
         arguments: list[str] = [self._lease_ms, ""]
         for limit in limits:
             arguments.extend(limit.arguments)
         match await self._runner.call("peek", [keyspace.clock, *(limit.key for limit in limits)], arguments):
-            case [b"peeked", int(), *numbers]:
-                return states_of(limits, numbers)
+            case [b"peeked", int(now_ms), *numbers]:
+                places = numbers[INTEGERS_PER_LIMIT * len(limits) :]
+                return Peeked(now_ms, states_of(limits, numbers), tuple(place - 1 for place in places))
             case reply:
                 raise InternalError from AssertionError(f"peek.lua replied {reply!r}")
 

@@ -135,6 +135,8 @@ async def test_every_answer_has_the_form_the_document_gives_it():
         ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage?from=2026-01-01&to=2026-01-31&group_by=day,key,model", None),
         ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage", None),
         ("GET", "/tenants/{tenant_id}/usage", f"{base}/usage?format=xml", None),
+        ("POST", "/tenants/{tenant_id}/explain", f"{base}/explain", {"path": "/v1/x", "tokens": {"input": 1}}),
+        ("POST", "/tenants/{tenant_id}/explain", f"{base}/explain", {"path": "/nowhere"}),
         ("GET", "/plugins", "/plugins", None),
         ("GET", "/plugins/{name}", "/plugins/rate_limiter", None),
         ("GET", "/tenants/{tenant_id}/rules/{rule_id}", f"{base}/rules/none", None),

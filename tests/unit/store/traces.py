@@ -148,7 +148,7 @@ class Trace:
         seen = [self.model.limits[limit.key].look(limit, now, cost) for limit in limits]
         if used is not None:
             assert [state[1] for state in seen] == [used] * len(seen), "a lease after the last call something is still held"
-        reply = [b"peeked", now, *(number for state in seen for number in state)]
+        reply = [b"peeked", now, *(number for state in seen for number in state), *self.model.unseeded(limits)]
         return self.call("peek", [SPACE.clock], [str(LEASE_MS), str(self.now)], limits, cost, reply, writes=False)
 
     def seed(self) -> Call:

@@ -1,0 +1,22 @@
+"""What a budget has spent by the ledger, where the store has no count of it: a new one, or one that was lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from gateway.store import BoundLimit, UsageStore
+
+
+async def spent_by_ledger(usage: UsageStore, tenant_id: str, limit: BoundLimit, now_ms: int) -> int:
+    """Units in the period around ``now_ms``. Raises StoreUnavailable, Overloaded."""
+    placed = limit.placed
+    values = dict(zip(placed.levels, limit.values, strict=True))
+    today = datetime.fromtimestamp(now_ms / 1_000, UTC).date()
+    return await usage.requests_of(
+        tenant_id,
+        today.replace(day=1) if placed.spec.period == "month" else today,
+        today,
+        key_id=values.get("api_key", placed.key_id),
+        rule_id=placed.rule_id,
+        model=values.get("model"),
+    )
