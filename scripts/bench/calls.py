@@ -26,7 +26,7 @@ _ID = "0" * 32
 SPECS = (
     LimitSpec("window", LimitKind.LOG, 10_000, ("rule",), window_ms=WINDOW_MS),
     LimitSpec("tokens", LimitKind.RING, 1_000_000, ("rule",), unit="tokens", window_ms=WINDOW_MS),
-    LimitSpec("steady", LimitKind.BUCKET, 400, ("rule",), window_ms=WINDOW_MS, burst=1_000),
+    LimitSpec("steady", LimitKind.BUCKET, 490, ("rule",), window_ms=WINDOW_MS, burst=1_000),
     LimitSpec("quota", LimitKind.BUDGET, 1_000_000, ("rule",), period="day"),
     LimitSpec("flying", LimitKind.CONCURRENCY, 1_000, ("rule",)),
 )
