@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gateway.errors import ConfigurationError
 _INCLUDE = re.compile(r'^--- @include "([a-z0-9_/]+)"$')
 _HEADER_FIELD = re.compile(r"^-- (Returns|Writes|Flags)\s+(.+)$")
 _ERROR_LINE = re.compile(r"(?:user_script|@user_script): ?(\d+)")
+_FUNCTION = re.compile(r"^local function (\w+)\(.*\)$")
+_NAME = re.compile(r"[A-Za-z_]\w*")
 _FLAGS = {"deny-oom": "", "allow-oom": "allow-oom", "no-writes": "no-writes"}
 
 
@@ -62,7 +65,7 @@ def _read_script(path: Path, folder: Path) -> Script:
         raise ConfigurationError(f"{path}: the header lacks {', '.join(missing)}")
     if fields["Flags"] not in _FLAGS:
         raise ConfigurationError(f"{path}: Flags must be one of {', '.join(_FLAGS)}")
-    lines = _expand(path, folder, pasted=set(), open_files=())
+    lines = _without_unused(_expand(path, folder, pasted=set(), open_files=()))
     return Script(
         path.stem,
         "".join(f"{line}\n" for line, _ in lines),
@@ -91,3 +94,19 @@ def _expand(path: Path, folder: Path, *, pasted: set[Path], open_files: tuple[Pa
         else:
             lines.extend(_expand(folder / f"{include[1]}.lua", folder, pasted=pasted, open_files=(*open_files, path)))
     return lines
+
+
+def _without_unused(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without functions that no other line names: a server makes every function of a script anew at each call."""
+    code = [line for line, _ in lines if not line.lstrip().startswith("--")]
+    names = Counter(name for line in code for name in _NAME.findall(line))
+    kept: list[tuple[str, str]] = []
+    unused = False
+    for line, origin in lines:
+        if function := _FUNCTION.match(line):
+            unused = names[function[1]] == 1
+        if not unused:
+            kept.append((line, origin))
+        elif line == "end":
+            unused = False
+    return kept if len(kept) == len(lines) else _without_unused(kept)

@@ -73,6 +73,31 @@ def test_a_missing_file_is_named_with_its_path_and_with_who_asked_for_it(tmp_pat
         read_scripts(tmp_path)
 
 
+def test_functions_that_a_command_does_not_call_are_left_out_with_those_that_only_they_call(tmp_path: Path):
+    called, caller, inner = ("local function {0}(a)\n  if {1} then\n    return a\n  end\nend\n",) * 3
+    lib = (
+        inner.format("inner", 1)
+        + caller.format("caller", "inner(1)")
+        + "-- caller\n"
+        + called.format("called", 1)
+        + "local b = 1"
+    )
+    write(tmp_path, ask=HEADER.format("ask") + '--- @include "lib/a"\nreturn called(b)', lib_a=lib)
+    kept = "-- caller\n" + called.format("called", 1) + "local b = 1\nreturn called(b)\n"
+    assert body(tmp_path) == HEADER.format("ask") + kept
+    script = read_scripts(tmp_path)["ask"]
+    assert script.origins[script.body.splitlines().index("local function called(a)")] == "lib/a.lua:12"
+
+
+@pytest.mark.parametrize(
+    "line", ["local function f() return 1 end", "local function f() -- of nothing", "local f = function()"]
+)
+def test_a_function_that_is_written_in_another_way_stays(tmp_path: Path, line: str):
+    text = line if line.endswith(" end") else f"{line}\nend"
+    write(tmp_path, ask=HEADER.format("ask") + f"{text}\nreturn 1")
+    assert body(tmp_path) == HEADER.format("ask") + f"{text}\nreturn 1\n"
+
+
 def test_a_folder_without_scripts_is_refused(tmp_path: Path):
     with pytest.raises(ConfigurationError, match="no Lua scripts"):
         read_scripts(tmp_path)
