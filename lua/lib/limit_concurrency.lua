@@ -31,14 +31,14 @@ local function concurrency_peek(key, now, cost, limit, lease)
   }
 end
 
--- Takes the slots, or pushes the end of their lease forward. The set outlives every lease in it, also longer ones.
+-- Takes the slots, or pushes the end of their lease forward. The set outlives every lease in it, also longer ones; it is
+-- given two leases, so that its life must be lengthened once a lease and not at every call.
 local function concurrency_hold(key, now, cost, lease, id)
   for number = 1, cost do
     redis.call('ZADD', key, decimal(now + lease), concurrency_slot(id, number))
   end
-  local ttl = lease + CONCURRENCY_TTL_MARGIN_MS
-  if redis.call('PTTL', key) < ttl then
-    redis.call('PEXPIRE', key, decimal(ttl))
+  if redis.call('PTTL', key) < lease + CONCURRENCY_TTL_MARGIN_MS then
+    redis.call('PEXPIRE', key, decimal(2 * lease + CONCURRENCY_TTL_MARGIN_MS))
   end
   return lease
 end

@@ -95,11 +95,20 @@ async def test_the_set_outlives_every_lease_in_it(gate: Gate):
     for at in range(3):
         await gate.admit(LIMITS, NOON + at)
         assert await client.pttl(LIMITS[0].key) > LEASE_MS + 5_000
-        await client.pexpire(LIMITS[0].key, 1_000)
+        await client.pexpire(LIMITS[0].key, LEASE_MS)  # as if a lease had passed: one more would outlive it
     await gate.cancel(LIMITS, NOON, "id1")
     await client.pexpire(LIMITS[0].key, 10 * LEASE_MS)  # a lease that was longer before the configuration changed
     await gate.admit(LIMITS, NOON + 3)
     assert await client.pttl(LIMITS[0].key) > 9 * LEASE_MS
+
+
+async def test_the_life_of_the_set_is_lengthened_once_a_lease(gate: Gate):
+    client = gate.stores.connection.client
+    await gate.admit(LIMITS, NOON)
+    await client.pexpire(LIMITS[0].key, LEASE_MS + 10_000)
+    ends = await client.pexpiretime(LIMITS[0].key)
+    await gate.admit(LIMITS, NOON)
+    assert await client.pexpiretime(LIMITS[0].key) == ends
 
 
 async def test_a_step_back_of_the_clock_ends_no_lease_and_opens_no_slot(gate: Gate):
