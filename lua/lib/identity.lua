@@ -1,9 +1,5 @@
 -- identity: which tenant is this, may this key call it, and does the caller know the current configuration?
 
-local function value_or_empty(value)
-  return value or ''
-end
-
 -- A key is good while it is active, before its end, and before the end of its grace after a rotation.
 local function key_is_good(record, now)
   if record[1] ~= 'active' then
@@ -29,16 +25,16 @@ local function identify(tenant_key, rules_key, record_key, known_version, known_
   if tenant[2] ~= 'active' then
     return { 'suspended' }
   end
-  local revision = value_or_empty(record[4])
+  local revision = record[4] or ''
   if version == known_version and revision == known_revision then
     return nil, tonumber(record[5] or '0')
   end
   local reply = { 'stale', version, '', revision, '' }
   if revision ~= known_revision then
-    reply[5] = value_or_empty(redis.call('HGET', record_key, 'document'))
+    reply[5] = redis.call('HGET', record_key, 'document') or ''
   end
   if version ~= known_version then
-    reply[3] = value_or_empty(redis.call('HGET', tenant_key, 'document'))
+    reply[3] = redis.call('HGET', tenant_key, 'document') or ''
     local rules = redis.call('HVALS', rules_key)
     for index = 1, #rules do
       reply[5 + index] = rules[index]

@@ -101,15 +101,6 @@ local function settle_limit(limit, admission, charged_at, actual)
   end
 end
 
-local function append_state(reply, refuses, used, remaining, retry, reset)
-  local size = #reply
-  reply[size + 1] = refuses
-  reply[size + 2] = used
-  reply[size + 3] = remaining
-  reply[size + 4] = retry
-  reply[size + 5] = reset
-end
-
 -- Phase 1: reads. Returns the limits, their states, whether one that is no shadow refuses, and the places of budgets whose
 -- count must be asked for, if any. `charged` says that the request was counted before, so that only the present state is wanted.
 local function peek_limits(first_key, first_argument, admission, charged)
@@ -137,9 +128,15 @@ local function peek_limits(first_key, first_argument, admission, charged)
 end
 
 local function append_peeked(reply, states)
+  local size = #reply
   for index = 1, #states do
     local state = states[index]
-    append_state(reply, state.retry ~= 0 and 1 or 0, state.used, state.remaining, state.retry, state.reset)
+    reply[size + 1] = state.retry ~= 0 and 1 or 0
+    reply[size + 2] = state.used
+    reply[size + 3] = state.remaining
+    reply[size + 4] = state.retry
+    reply[size + 5] = state.reset
+    size = size + 5
   end
   return reply
 end
@@ -150,12 +147,11 @@ local function charge_limits(reply, limits, states, admission)
   for index = 1, #limits do
     local limit, state = limits[index], states[index]
     if state.retry == 0 then
-      local reset = resets[limit.key] or charge_limit(limit, admission, state)
-      resets[limit.key] = reset
-      append_state(reply, 0, state.used + limit.cost, state.remaining - limit.cost, 0, reset)
-    else
-      append_state(reply, 1, state.used, state.remaining, state.retry, state.reset)
+      state.reset = resets[limit.key] or charge_limit(limit, admission, state)
+      resets[limit.key] = state.reset
+      state.used = state.used + limit.cost
+      state.remaining = state.remaining - limit.cost
     end
   end
-  return reply
+  return append_peeked(reply, states)
 end
