@@ -1,4 +1,4 @@
-"""The calls that are measured, as the gateway makes them: `gateway.store`'s own `Admissions` write them down.
+"""The calls that are measured, as the gateway makes them: `gateway.store` itself writes them down.
 
 A call is written down once and sent often, each time with another id and another moment. The moment stands where the header
 of the script says (``ARGV[n]  now``), so the layout of the other arguments is nobody's business here.
@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.models import LimitKind, LimitSpec
 from gateway.resources import lua_folder
-from gateway.store import Admissions, BoundLimit, Connection, Held, Known, Stores, limit_of, place_limit
+from gateway.store import (
+    Admissions,
+    BoundLimit,
+    Connection,
+    Held,
+    Known,
+    Settlement,
+    Settlements,
+    Stores,
+    Used,
+    limit_of,
+    place_limit,
+)
 from gateway.store.script_source import read_scripts
 from gateway.store.scripts import ScriptRunner
 from tests.gate import DIGEST, REVISION, VERSION, Gate
@@ -23,14 +35,21 @@ LEASE_MS = 60_000
 WINDOW_MS = 60_000
 _ID = "0" * 32
 
+# by a level that is in no ledger: a budget would have to be seeded first
+PER = ("ip",)
 SPECS = (
-    LimitSpec("window", LimitKind.LOG, 10_000, ("rule",), window_ms=WINDOW_MS),
-    LimitSpec("tokens", LimitKind.RING, 1_000_000, ("rule",), unit="tokens", window_ms=WINDOW_MS),
-    LimitSpec("steady", LimitKind.BUCKET, 490, ("rule",), window_ms=WINDOW_MS, burst=1_000),
-    LimitSpec("quota", LimitKind.BUDGET, 1_000_000, ("rule",), period="day"),
-    LimitSpec("flying", LimitKind.CONCURRENCY, 1_000, ("rule",)),
+    LimitSpec("window", LimitKind.LOG, 10_000, PER, window_ms=WINDOW_MS),
+    LimitSpec("tokens", LimitKind.RING, 1_000_000_000, PER, window_ms=WINDOW_MS),
+    LimitSpec("steady", LimitKind.BUCKET, 490, PER, window_ms=WINDOW_MS, burst=1_000),
+    LimitSpec("quota", LimitKind.BUDGET, 1_000_000_000, PER, period="day"),
+    LimitSpec("flying", LimitKind.CONCURRENCY, 1_000, PER),
 )
 """One of each kind. A steady stream of requests fills none of them."""
+HELD_BUDGET = replace(SPECS[3], name="money", on_lost="charge")
+"""A budget that holds its cost until the request is settled."""
+
+RESERVED, USED = 2_000, 1_234
+"""What a request may cost in tokens and money, and what it turns out to cost."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +102,10 @@ class Recorder(ScriptRunner):
     async def call_each(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         return [await self.call(name, *one) for one in calls]
 
-    async def write_down(self, make: Callable[[Admissions], Awaitable[Any]]) -> Call:
-        """The call that this makes."""
+    async def write_down(self, work: Awaitable[Any]) -> Call:
+        """The call that this work makes."""
         with contextlib.suppress(_Written):
-            await make(Admissions(self._connection, self, LEASE_MS))
+            await work
         name, keys, arguments = self._written.pop()
         moment = re.search(r"^-- ARGV\[(\d+)\] +now ", self._scripts_read[name].body, re.MULTILINE)
         assert moment is not None, f"{name}.lua takes no moment"
@@ -99,32 +118,36 @@ class _Written(Exception):
 
 def bound(gate: Gate, specs: Sequence[LimitSpec]) -> list[BoundLimit]:
     """Limits at their place in a chain, for one request."""
-    placed = [
-        place_limit(gate.keyspace, "ten_1", f"rule_{index // len(SPECS)}", spec, index, ("rule",))
-        for index, spec in enumerate(specs)
-    ]
-    return [BoundLimit(limit, limit_of(limit.key, ("x",))) for limit in placed]
+    limits = []
+    for index, spec in enumerate(specs):
+        placed = place_limit(gate.keyspace, "ten_1", f"rule_{index // len(SPECS)}", spec, index, PER)
+        limits.append(BoundLimit(placed, limit_of(placed.key, ("x",)), RESERVED if _is_estimated(spec) else 1))
+    return limits
 
 
-def _due(limit: BoundLimit) -> int | None:
-    """Tokens and money are corrected at the end; the rest keeps its charge."""
-    return 3 if limit.placed.spec.kind in {LimitKind.RING, LimitKind.BUDGET} else None
+def _is_estimated(spec: LimitSpec) -> bool:
+    return spec.kind in {LimitKind.RING, LimitKind.BUDGET}
 
 
 async def calls_of(gate: Gate, recorder: Recorder, specs: Sequence[LimitSpec], live: int) -> Calls:
     """Every call for these limits. The refused one meets a full window: ``live`` requests are in it already."""
-    names, limits, known = gate.keyspace, bound(gate, specs), Known(VERSION, REVISION)
-    full = [replace(spec, limit=live) if spec.kind is LimitKind.LOG else spec for spec in specs]
+    names, limits = gate.keyspace, bound(gate, specs)
+    full = bound(gate, [replace(spec, limit=live) if spec.kind is LimitKind.LOG else spec for spec in specs])
     holding = tuple(limit for limit in limits if limit.placed.spec.holds)
+    dues = [(limit, USED if _is_estimated(limit.placed.spec) else None) for limit in limits]
+    used = Used("ten_1", "key_1", "rule_1", "model", 1, 1_000, 234, 0, USED)
+    admissions = Admissions(gate.stores.connection, recorder, LEASE_MS)
+    settlements = Settlements(recorder, LEASE_MS, 86_400_000)
 
-    def admit(limits: Sequence[BoundLimit]) -> Callable[[Admissions], Awaitable[Any]]:
-        return lambda admissions: admissions.admit(names, DIGEST, known, _ID, limits)
+    async def admit(limits: Sequence[BoundLimit]) -> Call:
+        known = Known(VERSION, REVISION)
+        return await recorder.write_down(admissions.admit(names, DIGEST, known, _ID, limits))
 
     return Calls(
-        await recorder.write_down(admit(limits)),
-        await recorder.write_down(admit(bound(gate, full))),
-        await recorder.write_down(lambda admissions: admissions.settle(names, _ID, [(limit, _due(limit)) for limit in limits])),
-        await recorder.write_down(lambda admissions: admissions.renew([Held(names, _ID, 1, holding)])) if holding else None,
+        await admit(limits),
+        await admit(full),
+        await recorder.write_down(settlements.settle([Settlement(names, _ID, 1, dues, used)])),
+        await recorder.write_down(settlements.renew([Held(names, _ID, 1, holding)])) if holding else None,
     )
 
 

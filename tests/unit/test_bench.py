@@ -43,6 +43,6 @@ def test_a_run_prints_every_row_with_numbers_and_says_which_targets_are_reached(
 
 @pytest.mark.parametrize(("micros", "verdict"), [(60, "reached"), (61, "missed")])
 def test_a_target_is_reached_up_to_its_own_number(micros: int, verdict: str):
-    rounds = [{NOTHING: Sample(1, 1), FIVE: Sample(1, number, 7)} for number in (1, micros, 999)]
+    rounds = [{NOTHING: Sample([1], [0]), FIVE: Sample([number, number, 999], [6, 7, 8])} for number in (1, micros, 999)]
     table = "\n".join(Result("any", rounds, {}).tables())
     assert f"| {FIVE} | 7.0 | {micros}.00 | {micros}.0 | ≤ 60: {verdict} |" in table
