@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from gateway.admin.parts import Parts
 from gateway.models import ApiKey, Rule, Stage, Tenant
 from gateway.plugin import LimitState, TenantInfo
-from gateway.policy import BEFORE_CHAIN, CompiledRule, Compiler
+from gateway.policy import BEFORE_CHAIN, CompiledRule, Compiler, seeded_state, spent_by_ledger
 from gateway.store import BoundLimit, Keyspace, PlacedLimit, StoredKey, limit_of
 
 MAX_USES = 1_000
@@ -68,10 +68,19 @@ async def limit_uses(
     keyspace = Keyspace(tenant.subdomain)
     states: list[LimitState] = []
     for start in range(0, len(bound), MOST_PEEKED):
-        states += (await parts.stores.admissions.peek(keyspace, bound[start : start + MOST_PEEKED])).states
+        states += await _peeked(parts, keyspace, tenant.id, bound[start : start + MOST_PEEKED])
     following = iter(states)
     uses = [_use(count, None if count.bound is None else next(following)) for count in shown]
     return uses, len(counts) > MAX_USES
+
+
+async def _peeked(parts: Parts, keyspace: Keyspace, tenant_id: str, bound: Sequence[BoundLimit]) -> list[LimitState]:
+    seen = await parts.stores.admissions.peek(keyspace, bound)
+    states = list(seen.states)
+    for index in seen.unseeded:
+        spent = await spent_by_ledger(parts.stores.usage, tenant_id, bound[index], seen.now_ms)
+        states[index] = seeded_state(states[index], bound[index].placed.spec, bound[index].cost, spent, seen.now_ms)
+    return states
 
 
 def _counts(parts: Parts, tenant: Tenant, rules: Sequence[Rule], keys: Sequence[StoredKey]) -> Iterator[_Count]:
@@ -112,14 +121,14 @@ def _spread(
     placed: PlacedLimit, declared: DeclaredBy, known: Mapping[str, Sequence[str]], rule: str | None, api_key: str | None
 ) -> Iterator[_Count]:
     if not placed.levels:
-        yield _Count(placed, declared, rule, api_key, BoundLimit(placed, placed.key))
+        yield _Count(placed, declared, rule, api_key, BoundLimit(placed, placed.key, placed.spec.cost.units))
         return
     if any(level not in known for level in placed.levels):
         yield _Count(placed, declared, rule, api_key, None)
         return
     for values in product(*(known[level] for level in placed.levels)):
         at = dict(zip(placed.levels, values, strict=True))
-        bound = BoundLimit(placed, limit_of(placed.key, values))
+        bound = BoundLimit(placed, limit_of(placed.key, values), placed.spec.cost.units, values)
         yield _Count(placed, declared, at.get("rule", rule), at.get("api_key", api_key), bound)
 
 

@@ -6,6 +6,7 @@ from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import check_inspected_length, check_length, check_target
 from gateway.policy.explain import Description, Explainer, Explanation, SeenLimit, Verdict
 from gateway.policy.facts import RequestFacts
+from gateway.policy.forecast import seeded_state
 from gateway.policy.named_model import named_model
 from gateway.policy.plan import BODILESS, Plan, check_model, model_of, plan_request
 from gateway.policy.recent import Recent
@@ -36,6 +37,7 @@ __all__ = [
     "named_model",
     "plan_request",
     "refusal_of",
+    "seeded_state",
     "spent_by_ledger",
     "units_of",
 ]

@@ -17,6 +17,6 @@ async def spent_by_ledger(usage: UsageStore, tenant_id: str, limit: BoundLimit, 
         today.replace(day=1) if placed.spec.period == "month" else today,
         today,
         key_id=values.get("api_key", placed.key_id),
-        rule_id=placed.rule_id,
+        rule_id=values.get("rule", placed.rule_id),
         model=values.get("model"),
     )

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.admin.limit_uses import MAX_USES
+from tests.ledger import used
 from tests.unit.admin.helpers import LIMIT, an_admin, an_app
 
 
@@ -185,3 +186,16 @@ async def test_a_limit_of_the_tenant_itself_is_listed_once_for_all_its_rules():
     (found,) = await limits(admin, tenant)
     assert found["declared_by"] == {"kind": "tenant", "id": tenant["id"], "plugin": None}
     assert (found["name"], found["limit"], found["used"], found["rule"], found["level"]) == ("whole", 7, 0, None, ["tenant"])
+
+
+async def test_a_quota_without_a_count_shows_what_the_ledger_says():
+    admin, tenant = await a_tenant()
+    rule = await admin.rule(
+        tenant, plugin_chain=[{"name": "rate_limiter", "settings": {"quota": {"daily": 5}, "per": ["api_key"]}}]
+    )
+    today = datetime.now(UTC).date().isoformat()
+    await used(admin.redis, today, key=tenant["api_key_id"], rule=rule["id"], tenant_id=tenant["id"], requests=3)
+    await used(admin.redis, today, key=tenant["api_key_id"], rule="another", tenant_id=tenant["id"], requests=9)
+    (found,) = await limits(admin, tenant)
+    assert (found["used"], found["remaining"], found["api_key"]) == (3, 2, tenant["api_key_id"])
+    assert not await admin.redis.keys("*:limit:*")

@@ -60,12 +60,12 @@ async def test_a_month_is_counted_from_its_first_day_for_the_values_of_the_reque
     ledger, counts = Ledger(), Counts()
     ledger.open.set()
     month = a_budget("month", "api_key", "model", values=("key_1", "m"))
-    own = a_budget("day", key_id="key_2")
+    own = a_budget("day", "rule", values=("rule_3",), key_id="key_2")
     await Seeding(cast("Admissions", counts), cast("UsageStore", ledger)).seed("t-1", Unseeded(NOON, (month, own)))
     today = date(2026, 3, 10)
     assert ledger.asked == [
         ("t-1", date(2026, 3, 1), today, {"key_id": "key_1", "rule_id": None, "model": "m"}),
-        ("t-1", today, today, {"key_id": "key_2", "rule_id": None, "model": None}),
+        ("t-1", today, today, {"key_id": "key_2", "rule_id": "rule_3", "model": None}),
     ]
 
 

@@ -15,7 +15,7 @@ from tests.gate import Gate
 from tests.stores import keys_without_end
 from tests.unit.store.traces import Call, Trace
 
-BATCH = 250
+BATCH = 50
 CALLS = 4_000
 SEEDS = (1, 2, 3, 4, 5)
 LONG_CALLS, LONG_SEEDS = 50_000, range(100, 120)
