@@ -42,10 +42,11 @@ end
 local limited = #KEYS >= FIRST_LIMIT_KEY
 local limits, states, admission = {}, {}, {}
 if limited then
-  now = held_now(KEYS[5], now)
+  local stored = redis.call('MGET', KEYS[4], KEYS[5])
+  local marker = stored[1]
+  now = held_now(stored[2], now)
   local lease = tonumber(ARGV[3])
   admission = { id = ARGV[4], now = now, lease = lease, ending = lease_end(now, lease) }
-  local marker = redis.call('GET', KEYS[4])
   if marker == MARKER_SETTLED then
     return { 'settled' }
   elseif marker then

@@ -14,7 +14,7 @@
 --- @include "lib/clock"
 --- @include "lib/limits"
 
-local now = held_now(KEYS[1], server_now(ARGV[2]))
+local now = held_now(redis.call('GET', KEYS[1]), server_now(ARGV[2]))
 local _, states, _, unseeded = peek_limits(2, 3, { id = '', now = now, lease = tonumber(ARGV[1]) }, false)
 local reply = append_peeked({ 'peeked', now }, states)
 for index = 1, #(unseeded or {}) do

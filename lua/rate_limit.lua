@@ -12,7 +12,7 @@
 --- @include "lib/clock"
 --- @include "lib/limits"
 
-local now = held_now(KEYS[1], server_now(ARGV[1]))
+local now = held_now(redis.call('GET', KEYS[1]), server_now(ARGV[1]))
 local admission = { now = now }
 local limits, states, refused = peek_limits(2, 2, admission, false)
 if refused then

@@ -21,13 +21,14 @@
 local FIRST_LIMIT_KEY = 3
 local FIRST_LIMIT_ARGUMENT = 5
 
-local marker = redis.call('GET', KEYS[1])
+local stored = redis.call('MGET', KEYS[1], KEYS[2])
+local marker = stored[1]
 if marker == MARKER_SETTLED then
   return { 'settled_before' }
 end
 
 local lease = tonumber(ARGV[1])
-local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[4])), lease = lease }
+local admission = { id = ARGV[2], now = held_now(stored[2], server_now(ARGV[4])), lease = lease }
 admission.ending = lease_end(admission.now, lease)
 local held_until
 if marker then

@@ -19,7 +19,7 @@ for index = 1, #KEYS do
   if redis.call('EXISTS', KEYS[index]) == 0 then
     local first, past = period_edges(ARGV[argument], at)
     local spent = tonumber(ARGV[argument + 1])
-    budget_store(KEYS[index], at, { first = first, past = past, spent = spent, held = 0, lapsed = {} })
+    budget_store(KEYS[index], at, { first = first, past = past, spent = spent, held = 0, lapsed = {}, opens = true })
     seeded = seeded + 1
   end
   argument = argument + 2

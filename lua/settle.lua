@@ -31,7 +31,8 @@
 local FIRST_LIMIT_KEY = 4
 local FIRST_LIMIT_ARGUMENT = 13
 
-local marker = redis.call('GET', KEYS[1])
+local stored = redis.call('MGET', KEYS[1], KEYS[2])
+local marker = stored[1]
 if marker == MARKER_SETTLED then
   return { 'settled_before' }
 end
@@ -40,7 +41,7 @@ if not marker and ARGV[3] == '' then
   return { 'not_admitted' }
 end
 
-local admission = { id = ARGV[2], now = held_now(KEYS[2], server_now(ARGV[4])) }
+local admission = { id = ARGV[2], now = held_now(stored[2], server_now(ARGV[4])) }
 local admitted = tonumber(ARGV[3])
 if marker then
   -- else it has ended, was never needed, or a server that took over does not know of it

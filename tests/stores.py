@@ -163,6 +163,13 @@ async def dump(connection: Connection) -> dict[bytes, tuple[Any, int]]:
     }
 
 
+async def age(connection: Connection, key: str, passed_ms: int) -> None:
+    """Shorten the life of a key as if so much time had passed on the server."""
+    left = await connection.client.pttl(key)
+    if left > 0 and passed_ms:
+        await connection.client.pexpire(key, left - passed_ms)
+
+
 async def keys_without_end(connection: Connection) -> list[bytes]:
     """Every key that would stay for ever."""
     return sorted(key for key, (_, end) in (await dump(connection)).items() if end == -1)

@@ -15,8 +15,9 @@ local function server_now(override)
 end
 
 -- The same, but never earlier than what this tenant has seen, unless the clock was set back by more than the held step.
-local function held_now(clock_key, now)
-  local last = tonumber(redis.call('GET', clock_key) or '0')
+-- `seen` is what the tenant's clock says, false for nothing.
+local function held_now(seen, now)
+  local last = tonumber(seen or '0')
   if last > now and last - now <= MAX_HELD_STEP_MS then
     return last
   end

@@ -34,6 +34,7 @@ local function budget_read(key, now, period)
   local first, past = period_edges(period, math.max(now, start))
   local state = { first = first, past = past, spent = 0, held = tonumber(stored[3] or '0'), lapsed = {} }
   state.missing = not stored[1]
+  state.opens = start ~= first or first > now
   if start == first then
     state.spent = tonumber(stored[2] or '0')
   end
@@ -68,7 +69,9 @@ local function budget_store(key, now, state)
   for index = 1, #state.lapsed do
     redis.call('HDEL', key, state.lapsed[index])
   end
-  redis.call('PEXPIRE', key, decimal(state.past - now + BUDGET_TTL_MARGIN_MS))
+  if state.opens then
+    redis.call('PEXPIRE', key, decimal(state.past - now + BUDGET_TTL_MARGIN_MS))
+  end
   return state.past - now
 end
 

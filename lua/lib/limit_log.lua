@@ -69,12 +69,18 @@ local function log_peek(key, now, cost, limit, window)
   }
 end
 
-local function log_push(key, units, stamp, window)
+-- The list is given two windows, so that its life must be lengthened only by the first unit of each window since 1970,
+-- and while the clock is behind the `newest`.
+local function log_push(key, now, units, newest, window)
+  local stamp = math.max(now, newest)
   local entry = decimal(stamp)
   for _ = 1, units do
     redis.call('LPUSH', key, entry)
   end
-  redis.call('PEXPIRE', key, decimal(window + LOG_TTL_MARGIN_MS))
+  if newest > now or math.floor(newest / window) ~= math.floor(now / window) then
+    redis.call('PEXPIRE', key, decimal(2 * window + LOG_TTL_MARGIN_MS))
+  end
+  return stamp
 end
 
 local function log_charge(key, now, cost, window, state)
@@ -86,9 +92,7 @@ local function log_charge(key, now, cost, window, state)
     redis.call('LTRIM', key, '0', decimal(state.used - 1))
   end
   -- after the clock was set back the list must stay sorted, or the search above would miss live units
-  local stamp = math.max(now, state.newest)
-  log_push(key, cost, stamp, window)
-  return stamp + window - now
+  return log_push(key, now, cost, state.newest, window) + window - now
 end
 
 -- Less: units charged at `charged_at` leave the window; those that have left already are not looked for. More: units
@@ -99,5 +103,5 @@ local function log_settle(key, now, charged_at, change, limit, window)
     return
   end
   local newest = tonumber(redis.call('LINDEX', key, '0') or '0')
-  log_push(key, math.min(change, limit), math.max(now, newest), window)
+  log_push(key, now, math.min(change, limit), newest, window)
 end

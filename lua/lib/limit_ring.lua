@@ -40,6 +40,8 @@ local function ring_peek(key, now, cost, limit, window)
   if newest > current then
     state.ahead = newest * length
   end
+  -- the first charge of a sub-window gives the hash a life that lasts for all of that sub-window
+  state.opens = not stored[3] or newest < current
   state.used = used
   state.remaining = math.max(0, limit - used)
   state.reset = used > 0 and ring_leaves(newest, now, window, length) or 0
@@ -71,7 +73,9 @@ local function ring_charge(key, now, cost, window, state)
   local place = decimal(state.place)
   redis.call('HINCRBY', key, place, decimal(cost))
   redis.call('HSET', key, 'total', decimal(state.used + cost), 'oldest', decimal(oldest), 'newest', place)
-  redis.call('PEXPIRE', key, decimal(window + state.length + RING_TTL_MARGIN_MS))
+  if state.opens or state.ahead then
+    redis.call('PEXPIRE', key, decimal(window + state.length + RING_TTL_MARGIN_MS))
+  end
   return ring_leaves(state.place, now, window, state.length)
 end
 

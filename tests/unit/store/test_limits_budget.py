@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.gate import DAY, NOON, Gate, budget, ms
-from tests.stores import dump
+from tests.stores import age, dump
 
 
 @functools.cache
@@ -162,11 +162,17 @@ async def test_a_small_step_back_over_the_edge_is_held(gate: Gate):
 @pytest.mark.parametrize("period", ["day", "month"])
 @pytest.mark.parametrize("now", [ms(2026, 3, 1), NOON, ms(2026, 3, 31, 23, 59, 59)])
 async def test_the_record_outlives_its_period(gate: Gate, period: str, now: int):
-    for step in (0, 1):
-        decision = await gate.admit([budget(5, period)], now + step)
+    for step in (0, 1, 500, 2 * DAY, 31 * DAY):
+        await age(gate.stores.connection, budget(5, period).key, step)
+        now += step
+        decision = await gate.admit([budget(5, period)], now)
         left = await gate.stores.connection.client.pttl(budget(5, period).key)
         assert left > decision.state.reset + 5_000
-        await gate.stores.connection.client.pexpire(budget(5, period).key, 1_000)
+    for _ in range(3):  # the clock is behind while time passes
+        await age(gate.stores.connection, budget(5, period).key, DAY)
+        decision = await gate.peek([budget(5, period)], now - 32 * DAY)
+        await gate.admit([budget(9, period)], now - 32 * DAY)
+        assert await gate.stores.connection.client.pttl(budget(5, period).key) > decision.state.reset + 5_000
 
 
 async def test_a_settlement_finds_what_was_spent_after_the_clock_was_set_back_over_the_edge(gate: Gate):

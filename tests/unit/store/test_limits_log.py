@@ -11,7 +11,7 @@ import pytest
 
 from tests.gate import NOON, Gate, log
 from tests.servers import Server
-from tests.stores import dump, opened
+from tests.stores import age, dump, opened
 
 
 async def test_a_request_is_admitted_iff_fewer_than_the_limit_were_in_the_window_before_it(gate: Gate):
@@ -203,13 +203,28 @@ async def test_no_window_of_the_order_of_requests_is_exceeded_while_the_clock_ju
 
 
 @pytest.mark.parametrize("window", [100, 1_000, 31 * 86_400_000])
-async def test_the_list_lives_longer_than_the_window_and_the_held_step_after_every_request(gate: Gate, window: int):
-    limits = [log(100, window)]
+@pytest.mark.parametrize("start", [0, 1, 99])
+async def test_the_list_outlives_every_unit_in_it_by_the_held_step(gate: Gate, window: int, start: int):
+    limits, now = [log(100, window)], NOON - NOON % window + start * window // 100
     client = gate.stores.connection.client
-    for at in (0, 0, 1, 2, window // 2):
-        await gate.admit(limits, NOON + at)
+    for step in (0, 1, window // 3, window // 3, window // 3, window - 1, 1, 1, window // 2, window // 2, 5 * window):
+        await age(gate.stores.connection, limits[0].key, step)
+        now += step
+        await gate.admit(limits, now)
         assert await client.pttl(limits[0].key) > window + 5_000
-        await client.pexpire(limits[0].key, 60_000)  # as if most of its life had passed; traffic must lengthen it again
+    for back in (5_000, 6_000):  # the clock stands still, or is behind, while time passes
+        for _ in range(3):
+            await age(gate.stores.connection, limits[0].key, 1_600)
+            await gate.admit(limits, now - back)
+        assert await client.pttl(limits[0].key) > window
+
+
+async def test_more_that_is_charged_later_lives_as_long(gate: Gate):
+    limits = [log(100, 60_000)]
+    await gate.admit(limits, NOON + 1, admission="one")
+    await age(gate.stores.connection, limits[0].key, 80_000)
+    await gate.settle(limits, NOON + 80_001, "one", 1, 5)
+    assert await gate.stores.connection.client.pttl(limits[0].key) > 65_000
 
 
 @pytest.mark.parametrize(("margin", "seconds"), [(50, 1.2), pytest.param(6_000, 9, marks=pytest.mark.long)])

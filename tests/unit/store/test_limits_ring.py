@@ -10,7 +10,7 @@ import pytest
 
 from tests.gate import NOON, Gate, ring
 from tests.servers import Server
-from tests.stores import dump, opened
+from tests.stores import age, dump, opened
 
 WINDOW = 60_000
 PART = 1_000
@@ -214,14 +214,22 @@ async def test_no_window_of_the_order_of_requests_is_exceeded_while_the_clock_ju
 
 
 @pytest.mark.parametrize("window", [100, 60_000, 31 * 86_400_000])
-async def test_the_hash_lives_longer_than_the_window_and_the_held_step_after_every_charge(gate: Gate, window: int):
-    client, limits, part = gate.stores.connection.client, [ring(100, window)], -(-window // 60)
-    for number, at in enumerate((0, 0, 1, part, window // 2)):
-        await gate.admit(limits, NOON + at, admission=f"n{number}")
-        assert await client.pttl(limits[0].key) > window + part + 5_000
-        await client.pexpire(limits[0].key, 60_000)
-    await gate.settle(limits, NOON + 3 * window, "n0", 1, 9)
-    assert await client.pttl(limits[0].key) > window + part + 5_000
+async def test_the_hash_outlives_every_sub_window_in_it_by_the_held_step(gate: Gate, window: int):
+    connection, limits, part = gate.stores.connection, [ring(100, window)], -(-window // 60)
+    now = NOON - NOON % part
+    steps = (0, 1, part // 3, part // 3, part // 3, part - 1, 1, part, 7 * part, window // 2, 2 * window)
+    for number, step in enumerate(steps):
+        await age(connection, limits[0].key, step)
+        now += step
+        decision = await gate.admit(limits, now, admission=f"n{number}")
+        assert await connection.client.pttl(limits[0].key) > decision.state.reset + 5_000
+    await age(connection, limits[0].key, window // 2)
+    await gate.settle(limits, now + 3 * window, "n0", 1, 9)
+    assert await connection.client.pttl(limits[0].key) > window + 5_000
+    for _ in range(5):  # the clock is behind while time passes
+        await age(connection, limits[0].key, 2_000)
+        decision = await gate.admit(limits, now + 3 * window - 6_000)
+    assert await connection.client.pttl(limits[0].key) > window + 5_000
 
 
 async def test_under_steady_traffic_in_real_time_no_window_exceeds_the_limit(real_server: Server):
