@@ -101,8 +101,8 @@ class Program:
 
 
 @contextlib.contextmanager
-def running(*args: str | Path, env: Mapping[str, str], cwd: Path) -> Iterator[Program]:
-    """A program, and whatever it starts in its process group, for as long as the context lasts."""
+def running(*args: str | Path, env: Mapping[str, str], cwd: Path, seconds: float = DEADLINE_S) -> Iterator[Program]:
+    """A program, and whatever it starts in its process group, for as long as the context lasts, at most so many seconds."""
     with short_directory() as folder:
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
@@ -115,7 +115,7 @@ def running(*args: str | Path, env: Mapping[str, str], cwd: Path) -> Iterator[Pr
                 start_new_session=True,
             )
         program = Program(" ".join(map(str, args)), folder, process)
-        deadline = threading.Timer(DEADLINE_S, _kill_group, (process.pid,))
+        deadline = threading.Timer(seconds, _kill_group, (process.pid,))
         deadline.daemon = True
         deadline.start()
         try:
