@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -73,7 +74,9 @@ class Settler:
             if await self._settle_some():
                 failures = 0
                 continue
-            await asyncio.sleep(PAUSES_MS[min(failures, len(PAUSES_MS) - 1)] / 1_000)
+            pause_ms = PAUSES_MS[min(failures, len(PAUSES_MS) - 1)]
+            # replicas that lost the store together must not come back together
+            await asyncio.sleep(pause_ms * random.uniform(0.5, 1) / 1_000)  # noqa: S311
             failures += 1
             self._forget_the_late()
 
