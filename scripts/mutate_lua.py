@@ -3,7 +3,8 @@
     python -m scripts.mutate_lua [--files lib/limit_log.lua ...] [--sample N --seed S] [--jobs N] [--report PATH]
 
 Each mutant is one change of one token or statement. It is run in a copy of the tree against the tests of its own file on
-fakeredis, then on Valkey, then against the model and the other tests of the store on Valkey; the first that fails kills it.
+fakeredis, then with those of admission and settlement, the model and all others of the store on Valkey; the first that fails
+kills it.
 A mutant that does not compile counts for nothing, one that runs out of time counts as seen. What survives is a test that is
 missing, or a change that changes nothing: those are explained in mutate_lua.equivalents, one a line,
 ``file | line | the line as changed | reason``. Ends with status 1 if anything unexplained survives.
@@ -71,19 +72,25 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(status) if done else -1, flush=True)
 """
 _OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-_OWN_TESTS = {"clock": ("limits_log", "admit"), "limits": ("admit", "settle"), "integers": ("limits_bucket", "limits_ring")}
+_OWN_TESTS = {
+    "admit": ("admit", "identity"),
+    "clock": ("limits_log", "admit"),
+    "integers": ("limits_bucket", "limits_ring"),
+    "limits": ("admit", "settle", "renew"),
+}
 
 
 def stages(tree: Path, file: str) -> list[list[str]]:
     """What pytest is asked, one run after the other: the fewest tests that may notice first."""
     name = Path(file).stem
-    wanted = _OWN_TESTS.get(name, (name.replace("limit_", "limits_"), name))
-    own = [path for one in wanted if (tree / (path := f"{STORE}/test_{one}.py")).exists()]
+    wanted = _OWN_TESTS.get(name, (f"{name.replace('limit_', 'limits_')}*",))
+    own = sorted({path.relative_to(tree).as_posix() for one in wanted for path in (tree / STORE).glob(f"test_{one}.py")})
+    near = dict.fromkeys([*own, f"{STORE}/test_settle.py", f"{STORE}/test_admit.py"])
     # these two read the files instead of running them, or have nothing to do with scripts
     rest = ["--ignore", f"{STORE}/test_script_source.py", "--ignore", f"{STORE}/test_connect.py", STORE]
     valkey = ["-m", "real_store and not long", "-k", "valkey"]
-    first = [["-m", "not real_store and not long", *own], [*valkey, *own]] if own else []
-    return [*first, [*valkey, f"{STORE}/test_admission_model.py"], [*valkey, *rest]]
+    first = [["-m", "not real_store and not long", *own]] if own else []
+    return [*first, [*valkey, *near], [*valkey, f"{STORE}/test_admission_model.py"], [*valkey, *rest]]
 
 
 def verdict_on(suite: Suite, mutant: Mutant, limits: Limits) -> str:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.gate import NOON, Gate, log
+from tests.gate import NOON, Gate, State, log
 from tests.servers import Server
 from tests.stores import age, dump, opened
 
@@ -57,7 +57,7 @@ async def test_retry_is_tight_refused_a_millisecond_before_and_admitted_then(gat
 
 async def test_a_cost_above_the_limit_never_passes_and_says_so(gate: Gate):
     decision = await gate.admit([log(2)], NOON, cost=3)
-    assert (decision.word, decision.state.retry) == ("limited", -1)
+    assert (decision.word, decision.state) == ("limited", State(refuses=1, used=0, remaining=2, retry=-1, reset=0))
     assert (await gate.admit([log(2)], NOON, cost=2)).admitted
 
 

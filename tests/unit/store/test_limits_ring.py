@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.gate import NOON, Gate, ring
+from tests.gate import NOON, Gate, State, ring
 from tests.servers import Server
 from tests.stores import age, dump, opened
 
@@ -58,7 +58,8 @@ async def test_retry_is_tight_refused_a_millisecond_before_and_admitted_then(gat
 
 
 async def test_a_cost_above_the_limit_never_passes_and_says_so(gate: Gate):
-    assert (await gate.admit([ring(5)], NOON, cost=6)).state.retry == -1
+    decision = await gate.admit([ring(5)], NOON, cost=6)
+    assert (decision.word, decision.state) == ("limited", State(refuses=1, used=0, remaining=5, retry=-1, reset=0))
     assert (await gate.admit([ring(5)], NOON, cost=5)).admitted
 
 
