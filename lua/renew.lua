@@ -43,8 +43,8 @@ marker_write(KEYS[1], marker, lease)
 local argument = FIRST_LIMIT_ARGUMENT
 for index = FIRST_LIMIT_KEY, #KEYS do
   local limit = limit_at(KEYS[index], argument)
-  if not marker_spared(marker, limit.key) then
-    hold_limit(limit, admission, held_until)
+  if limit.kind.renew and not marker_spared(marker, limit.key) then
+    limit.kind.renew(limit, admission, held_until)
   end
   argument = argument + LIMIT_ARGUMENTS
 end

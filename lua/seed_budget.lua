@@ -12,14 +12,13 @@
 
 local FIRST_BUDGET_ARGUMENT = 2
 
+local budget = limit_budget()
 local at = tonumber(ARGV[1])
 local seeded = 0
 local argument = FIRST_BUDGET_ARGUMENT
 for index = 1, #KEYS do
   if redis.call('EXISTS', KEYS[index]) == 0 then
-    local first, past = period_edges(ARGV[argument], at)
-    local spent = tonumber(ARGV[argument + 1])
-    budget_store(KEYS[index], at, { first = first, past = past, spent = spent, held = 0, lapsed = {}, opens = true })
+    budget.seed(KEYS[index], ARGV[argument], at, tonumber(ARGV[argument + 1]))
     seeded = seeded + 1
   end
   argument = argument + 2

@@ -54,7 +54,8 @@ for index = FIRST_LIMIT_KEY, #KEYS do
   local limit = limit_at(KEYS[index], argument)
   local actual = tonumber(ARGV[argument + LIMIT_ARGUMENTS]) or limit.cost
   if not settled[limit.key] and not (marker and marker_spared(marker, limit.key)) then
-    settle_limit(limit, admission, marker and marker_charged_at(marker, limit.key, admitted) or admitted, actual)
+    local charged_at = marker and marker_charged_at(marker, limit.key, admitted) or admitted
+    limit.kind.settle(limit, admission, charged_at, actual)
     settled[limit.key] = true
   end
   argument = argument + LIMIT_ARGUMENTS + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.errors import ConfigurationError
 
-_INCLUDE = re.compile(r'^--- @include "([a-z0-9_/]+)"$')
+_INCLUDE = re.compile(r'^ *--- @include "([a-z0-9_/]+)"$')
 _HEADER_FIELD = re.compile(r"^-- (Returns|Writes|Flags)\s+(.+)$")
 _ERROR_LINE = re.compile(r"(?:user_script|@user_script): ?(\d+)")
 _FUNCTION = re.compile(r"^local function (\w+)\(.*\)$")

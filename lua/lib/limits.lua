@@ -9,7 +9,8 @@
 -- that it depends on requests in flight.
 --
 -- `admission` has the time `now`, and where something can be held `id`, the milliseconds of a `lease` and its `ending`. A
--- state has `ahead` if a charge is placed later than now, because the clock was set back.
+-- state has used, remaining, retry, reset and what its kind wants to know again; `ahead` if a charge is placed later than
+-- now, because the clock was set back.
 --- @include "lib/limit_log"
 --- @include "lib/limit_ring"
 --- @include "lib/limit_bucket"
@@ -19,86 +20,48 @@
 
 local LIMIT_ARGUMENTS = 6
 
+local kinds = {}
+
+-- What is to be done for limits of a kind: peek, charge, settle, and renew where something is held. It is made when the first
+-- limit of the kind is met, because a server makes every function of a script anew at each call.
+local function kind_of(name)
+  local kind = kinds[name]
+  if kind then
+    return kind
+  elseif name == 'log' then
+    kind = limit_log()
+  elseif name == 'ring' then
+    kind = limit_ring()
+  elseif name == 'bucket' then
+    kind = limit_bucket()
+  elseif name == 'budget' then
+    kind = limit_budget()
+  elseif name == 'concurrency' then
+    kind = limit_concurrency()
+  elseif name == 'budget_charge' then
+    kind = limit_budget('c')
+  elseif name == 'budget_release' then
+    kind = limit_budget('r')
+  else
+    return error('unknown kind of limit: ' .. name)
+  end
+  kinds[name] = kind
+  return kind
+end
+
+-- The limit of a key, from its arguments. A window is a number, the period of a budget is not.
 local function limit_at(key, first)
-  local kind = ARGV[first]
-  local limit = {
+  local extent = ARGV[first + 3]
+  return {
     key = key,
-    kind = kind,
+    kind = kind_of(ARGV[first]),
     cost = tonumber(ARGV[first + 1]),
     limit = tonumber(ARGV[first + 2]),
+    extent = extent,
+    window = tonumber(extent),
     burst = tonumber(ARGV[first + 4]),
     shadow = ARGV[first + 5] == '1',
   }
-  limit.on_lost = BUDGET_ON_LOST[kind]
-  if kind == 'budget' or limit.on_lost then
-    limit.period = ARGV[first + 3]
-  else
-    limit.window = tonumber(ARGV[first + 3])
-  end
-  return limit
-end
-
-local function peek_limit(limit, admission)
-  local now = admission.now
-  if limit.kind == 'log' then
-    return log_peek(limit.key, now, limit.cost, limit.limit, limit.window)
-  elseif limit.kind == 'ring' then
-    return ring_peek(limit.key, now, limit.cost, limit.limit, limit.window)
-  elseif limit.kind == 'bucket' then
-    return bucket_peek(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst)
-  elseif limit.kind == 'budget' or (limit.on_lost and admission.id) then
-    return budget_peek(limit.key, now, limit.cost, limit.limit, limit.period)
-  elseif limit.kind == 'concurrency' and admission.id then
-    return concurrency_peek(limit.key, now, limit.cost, limit.limit, admission.lease)
-  end
-  return error('unknown kind of limit: ' .. limit.kind)
-end
-
-local function charge_limit(limit, admission, state)
-  local now = admission.now
-  if limit.kind == 'log' then
-    return log_charge(limit.key, now, limit.cost, limit.window, state)
-  elseif limit.kind == 'ring' then
-    return ring_charge(limit.key, now, limit.cost, limit.window, state)
-  elseif limit.kind == 'bucket' then
-    return bucket_charge(limit.key, now, limit.cost, limit.limit, limit.window, limit.burst, state)
-  elseif limit.kind == 'concurrency' then
-    return concurrency_charge(limit.key, now, limit.cost, admission.lease, admission.id)
-  elseif limit.on_lost then
-    return budget_hold(limit.key, now, limit.cost, state, limit.on_lost, admission.ending)
-  end
-  return budget_charge(limit.key, now, limit.cost, state)
-end
-
--- Pushes the end of the lease forward on what a limit holds for an admission, so far until `old`.
-local function hold_limit(limit, admission, old)
-  local now = admission.now
-  if limit.kind == 'concurrency' then
-    concurrency_hold(limit.key, now, limit.cost, admission.lease, admission.id)
-  elseif limit.on_lost then
-    budget_renew(limit.key, now, limit.cost, limit.period, limit.on_lost, old, admission.ending)
-  end
-end
-
--- Ends what a limit holds for an admission and changes what it was charged at `charged_at` to the actual amount.
-local function settle_limit(limit, admission, charged_at, actual)
-  local now = admission.now
-  local change = actual - limit.cost
-  if limit.kind == 'concurrency' then
-    concurrency_end(limit.key, limit.cost, admission.id)
-  elseif limit.on_lost then
-    budget_settle_hold(limit.key, now, limit.cost, actual, limit.period, limit.on_lost, admission.ending)
-  elseif change == 0 then
-    return
-  elseif limit.kind == 'log' then
-    log_settle(limit.key, now, charged_at, change, limit.limit, limit.window)
-  elseif limit.kind == 'ring' then
-    ring_settle(limit.key, now, charged_at, change, limit.limit, limit.window)
-  elseif limit.kind == 'bucket' then
-    bucket_settle(limit.key, now, change, limit.limit, limit.window, limit.burst)
-  else
-    budget_settle(limit.key, now, charged_at, change, limit.period)
-  end
 end
 
 -- Phase 1: reads. Returns the limits, their states, whether one that is no shadow refuses, and the places of budgets whose
@@ -109,7 +72,10 @@ local function peek_limits(first_key, first_argument, admission, charged)
   local argument = first_argument
   for index = first_key, #KEYS do
     local limit = limit_at(KEYS[index], argument)
-    local state = peek_limit(limit, admission)
+    if limit.kind.renew and not admission.id then
+      return error('a limit that holds something needs an admission that can be settled')
+    end
+    local state = limit.kind.peek(limit, admission)
     if charged then
       state.retry = 0
     end
@@ -147,7 +113,7 @@ local function charge_limits(reply, limits, states, admission)
   for index = 1, #limits do
     local limit, state = limits[index], states[index]
     if state.retry == 0 then
-      state.reset = resets[limit.key] or charge_limit(limit, admission, state)
+      state.reset = resets[limit.key] or limit.kind.charge(limit, admission, state)
       resets[limit.key] = state.reset
       state.used = state.used + limit.cost
       state.remaining = state.remaining - limit.cost

@@ -1,6 +1,6 @@
 """What a decision costs the store: microseconds of Redis for each call, also as a multiple of the cheapest script there is.
 
-    python -m scripts.bench.admission [--rounds N] [--calls N] [--server valkey|redis|all]
+    python -m scripts.bench.admission [--rounds N] [--calls N] [--at-once N] [--server valkey|redis|all]
 
 Starts the servers itself, on a core of their own where there are two. The state is that of steady traffic: a request every
 120 ms for a whole window before the first that is measured, so with each one a unit leaves the window, sub-windows begin and
@@ -52,24 +52,28 @@ if DEBIAN_REDIS.exists():
 
 
 class Wire:
-    """A connection that sends many commands at once and then reads the replies."""
+    """A connection that sends so many commands at once and then reads the replies."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, at_once: int) -> None:
+        self._at_once = at_once
         self._socket = socket.create_connection(("127.0.0.1", server.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
 
     def run(self, commands: Sequence[bytes]) -> tuple[list[Any], float]:
         """The replies, and the seconds until the last has come."""
-        data, replies = b"".join(commands), []
+        pieces = [commands[place : place + self._at_once] for place in range(0, len(commands), self._at_once)]
+        replies: list[Any] = []
         start = time.perf_counter()
-        self._socket.sendall(data)
-        while len(replies) < len(commands):
-            reply = self._reader.gets()
-            if reply is False:
-                self._reader.feed(self._socket.recv(1 << 16))
-            else:
-                replies.append(reply)
+        for piece in pieces:
+            self._socket.sendall(b"".join(piece))
+            wanted = len(replies) + len(piece)
+            while len(replies) < wanted:
+                reply = self._reader.gets()
+                if reply is False:
+                    self._reader.feed(self._socket.recv(1 << 16))
+                else:
+                    replies.append(reply)
         return replies, time.perf_counter() - start
 
     def close(self) -> None:
@@ -214,11 +218,11 @@ class Result:
         yield ""
 
 
-async def measure(name: str, rounds: int, calls: int) -> Result:
+async def measure(name: str, rounds: int, calls: int, at_once: int = BATCH) -> Result:
     """All rounds on one server."""
     with SERVERS[name]() as server, server.admin(decode_responses=True) as client:
         pin(server.pid)
-        wire = Wire(server)
+        wire = Wire(server, at_once)
         rates: dict[str, list[float]] = defaultdict(list)
         samples = []
         async with connected(server.url) as connection:
@@ -230,7 +234,7 @@ async def measure(name: str, rounds: int, calls: int) -> Result:
         wire.close()
         facts = client.info("server")
         version = facts.get("valkey_version") or facts["redis_version"]
-        return Result(f"{name.capitalize()} {version}", samples, rates)
+        return Result(f"{name.capitalize()} {version}, {at_once} at once", samples, rates)
 
 
 def pin(server_pid: int) -> None:
@@ -249,10 +253,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="how often everything is measured (%(default)s)")
     parser.add_argument("--calls", type=int, default=500, help="calls of a kind in a round (%(default)s)")
+    parser.add_argument(
+        "--at-once", type=int, default=BATCH, help="calls sent together: one is a quiet server, many a busy one (%(default)s)"
+    )
     parser.add_argument("--server", choices=["all", *SERVERS], default="all")
     options = parser.parse_args()
     for name in SERVERS if options.server == "all" else [options.server]:
-        for line in asyncio.run(measure(name, options.rounds, options.calls)).tables():
+        for line in asyncio.run(measure(name, options.rounds, options.calls, options.at_once)).tables():
             print(line)
 
 
