@@ -13,7 +13,7 @@ import logging
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ from gateway.store.address import StoreAddress, parse_url, refusal
 from gateway.store.cluster import ClusterClient
 
 _log = logging.getLogger("gateway.store")
+
+_ASK_SENTINEL_EVERY_S = 1.0
 
 
 class Node(Protocol):
@@ -138,7 +140,35 @@ class _Pool(BlockingConnectionPool):
 
 
 class _SentinelPool(SentinelConnectionPool, _Pool):
-    pass
+    """Asks who the primary is while it is used, too, and not only when it connects.
+
+    In a failover that somebody asks for, the old primary goes on for some ten seconds, and what it is told then is lost.
+    """
+
+    _asked = float("-inf")
+    _asking: asyncio.Task[None] | None = None
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        now = asyncio.get_running_loop().time()
+        if now - self._asked > _ASK_SENTINEL_EVERY_S and (self._asking is None or self._asking.done()):
+            self._asked = now
+            self._asking = asyncio.create_task(self._follow())
+        return await super().get_connection(command_name, *keys, **options)
+
+    async def _follow(self) -> None:
+        with suppress(redis_errors.RedisError, OSError):  # whoever needs a new connection is told
+            await self.get_master_address()  # type: ignore[no-untyped-call]  # closes those that nobody uses
+
+    async def release(self, connection: Any) -> None:
+        if (connection.host, connection.port) != self.master_address:
+            connection.mark_for_reconnect()
+        await super().release(connection)
+
+    async def aclose(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        await super().aclose()
 
 
 def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
