@@ -34,6 +34,23 @@ class LogPromise:
             self.units.append((now, "", actual - cost))
 
 
+class RingPromise(LogPromise):
+    """The charges of the trailing window and this reservation are <= L; what is owed on top counts where it was charged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since: dict[str, int] = {}
+
+    def admitted(self, limit: Limit, name: str, now: int, cost: int) -> None:
+        super().admitted(limit, name, now, cost)
+        self.since[name] = now
+
+    def settled(self, limit: Limit, name: str, now: int, cost: int, actual: int) -> None:
+        since, length = self.since.pop(name), -(-int(limit.extent) // 60)
+        has_left = (since // length + 1) * length - 1 + int(limit.extent) <= now
+        super().settled(limit, name, now if has_left else since, cost, actual)
+
+
 class BucketPromise(LogPromise):
     """Any interval of t milliseconds takes at most burst + L * t / W; what is given back counts where it is."""
 
@@ -115,7 +132,7 @@ class ConcurrencyPromise(LogPromise):
 
 PROMISES: dict[str, type[LogPromise]] = {
     "log": LogPromise,
-    "ring": LogPromise,
+    "ring": RingPromise,
     "bucket": BucketPromise,
     "budget": BudgetPromise,
     "budget_charge": BudgetPromise,
