@@ -73,6 +73,13 @@ async def test_what_nobody_settles_is_charged_or_comes_back_when_its_lease_ends(
     assert (await gate.admit([limit], end, 60 if on_lost == "charge" else 39)).admitted
 
 
+async def test_a_single_unit_lapses_like_many(gate: Gate):
+    limit = budget(1, on_lost="release")
+    await gate.admit([limit], NOON, 1, "lost")
+    assert (await gate.admit([limit], NOON)).state.retry == -2
+    assert (await gate.admit([limit], NOON + LEASE_MS)).admitted
+
+
 async def test_a_settlement_after_the_lease_still_makes_it_what_it_has_cost(gate: Gate, limit: Limit):
     for swept in (False, True):
         name, before = f"swept {swept}", await used(gate, limit, NOON)
