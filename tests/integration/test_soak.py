@@ -55,9 +55,9 @@ LANES = (
     Lane([spec("log 1s", LimitKind.LOG, 50, 1_000)], 75),
     Lane([spec("log 8s", LimitKind.LOG, 80, 8_000)], 15),
     Lane([spec("ring 3s", LimitKind.RING, 15_000, 3_000)], 30, most_cost=500),
-    Lane([spec("ring 8s", LimitKind.RING, 20_000, 8_000)], 15, most_cost=500),
+    Lane([spec("ring 8s", LimitKind.RING, 16_000, 8_000)], 15, most_cost=500),
     Lane([spec("bucket", LimitKind.BUCKET, 40, 2_000, burst=10)], 30),
-    Lane([spec("slots", LimitKind.CONCURRENCY, 8)], 30, longest_s=0.5),
+    Lane([spec("slots", LimitKind.CONCURRENCY, 5)], 30, longest_s=0.5),
     Lane([spec("long slots", LimitKind.CONCURRENCY, 6)], 3, longest_s=5),
     Lane([spec("charge", LimitKind.BUDGET, 2_500, period="day", on_lost="charge")], 20, most_cost=100, longest_s=3),
     Lane([spec("release", LimitKind.BUDGET, 1_500, period="day", on_lost="release")], 20, most_cost=100, longest_s=3),
@@ -226,10 +226,10 @@ FAULTS = {
     "a log that forgets": {"local length = redis.call('LLEN', key)": "local length = math.max(0, redis.call('LLEN', key) - 1)"},
 }
 SHORT = (
-    Lane([spec("log", LimitKind.LOG, 20, 400)], 80),
-    Lane([spec("ring", LimitKind.RING, 2_000, 500)], 40, most_cost=200),
-    Lane([spec("bucket", LimitKind.BUCKET, 10, 1_000, burst=10)], 20),
-    Lane([spec("slots", LimitKind.CONCURRENCY, 8)], 20, longest_s=1),
+    Lane([spec("log", LimitKind.LOG, 12, 400)], 80),
+    Lane([spec("ring", LimitKind.RING, 1_000, 500)], 40, most_cost=200),
+    Lane([spec("bucket", LimitKind.BUCKET, 6, 1_000, burst=6)], 20),
+    Lane([spec("slots", LimitKind.CONCURRENCY, 4)], 20, longest_s=1),
     Lane([spec("charge", LimitKind.BUDGET, 700, period="day", on_lost="charge")], 25, most_cost=50, longest_s=1),
     Lane([spec("release", LimitKind.BUDGET, 500, period="day", on_lost="release")], 25, most_cost=50, longest_s=1),
 )
@@ -244,9 +244,14 @@ async def until_noticed(soak: Soak) -> None:
 async def test_a_short_soak_of_the_scripts_as_they_are_finds_nothing(valkey_store_server: Server):
     valkey_store_server.command("FLUSHALL")
     async with soaking(valkey_store_server) as (soak, _):
-        await soak.run(SHORT, 5)
-        soak.check()
-        assert all(book.charges and book.refusals for book in soak.books.values())
+        unseen = {"yet"}
+        for _ in range(10):  # a machine that is busy needs longer until every limit has refused
+            await soak.run(SHORT, 3)
+            soak.check()
+            unseen = {name for name, book in soak.books.items() if not (book.charges and book.refusals)}
+            if not unseen:
+                break
+        assert not unseen
 
 
 @pytest.mark.parametrize("fault", FAULTS)
