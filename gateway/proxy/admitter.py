@@ -173,7 +173,7 @@ class Admitter:
         used = None
         if outcome.exchange is not None:
             used = Used(ticket.tenant.info.id, ticket.key.info.id, ticket.rule.info.id, outcome.model_of(ticket.model))
-        if dues or used:
+        if ticket.limits or used:  # also with nothing due: the marker of what is in flight would stay for an hour
             now_ms = ticket.admission.now_ms
             self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))
 

@@ -10,6 +10,7 @@ from gateway.policy import named_model, units_of
 from gateway.store import BoundLimit
 
 NOWHERE = -2
+MAX_UNITS = 10**10
 
 
 @dataclass(slots=True)
@@ -38,8 +39,9 @@ class Outcome:
     def cost_of(self, limit: BoundLimit) -> int | None:
         """What the request turned out to cost there; None for what it was charged. A plugin knows better than the reply."""
         spec = limit.placed.spec
-        if self.exchange is not None and spec.name in self.exchange.costs:
-            return max(0, self.exchange.costs[spec.name])
+        said = None if self.exchange is None else self.exchange.costs.get(spec.name)
+        if isinstance(said, int):  # plugins may be wrong, and settlement must go on
+            return min(max(0, said), MAX_UNITS)
         return None if spec.cost.reply_header is None else self._told.get(spec.cost.reply_header)
 
     def model_of(self, known: str | None) -> str:

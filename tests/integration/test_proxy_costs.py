@@ -173,6 +173,19 @@ async def test_limits_of_the_tenant_hold_over_all_rules_and_before_any_plugin(ga
         assert (refusing["name"], refusing["level"], refusing["used"]) == ("whole", ["tenant"], 3)
 
 
+async def test_a_request_that_a_later_plugin_refuses_leaves_no_marker_in_flight(gateway):
+    async with an_upstream() as upstream:
+        tenant = await gateway.new_tenant()
+        refusing = {"name": "security_validator", "priority": 900, "settings": {"required_headers": ["x-never"]}}
+        await gateway.new_rule(tenant, upstream.url, plugin_chain=[limiter(), refusing])
+        assert (await ask(gateway, tenant)).status == 400
+        await settled(gateway)
+        client = gateway.stores.connection.client
+        assert [await client.get(key) for key in await client.keys("*:req:*")] == [b"S"]
+        assert await ledger(gateway, tenant) == {}
+        assert (await ask(gateway, tenant)).get("x-ratelimit-remaining-requests") == "8"
+
+
 # The ledger
 
 
