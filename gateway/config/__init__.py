@@ -9,6 +9,7 @@ from gateway.config.loading import ENVIRONMENT_PREFIX, Config, load_config, sect
 from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
+    Network,
     PluginsSettings,
     RateLimitDialect,
     RedisSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "LimitsSettings",
     "LogSettings",
+    "Network",
     "PluginsSettings",
     "RateLimitDialect",
     "RedisSettings",

@@ -42,6 +42,13 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _no_number(value: Any) -> Any:
+    # a number or a boolean would be the integer value of an address
+    if isinstance(value, int | bytes):
+        raise ValueError("a network is a text such as 10.0.0.0/8")
+    return value
+
+
 def _off_if_false(value: Any) -> Any:
     # what YAML reads where off is written without quotes
     return "off" if value is False else value
@@ -52,7 +59,9 @@ PositiveMs = Annotated[DurationMs, Field(gt=0)]
 PositiveBytes = Annotated[SizeBytes, Field(gt=0)]
 RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_comma_separated)]
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_no_number)]
+"""An IP network as text, or one that was read before."""
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
 class Section(BaseModel):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, IPvAnyNetwork
+from pydantic import AfterValidator, AwareDatetime, Field
 
+from gateway.config import Network
 from gateway.models.base import DisplayName, Document, Metadata, format_time
 from gateway.models.limit import Limits
 
@@ -29,7 +30,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Scopes = Annotated[tuple[Scope, ...], Field(min_length=1), AfterValidator(_scopes)]
 Models = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=200)]
 RuleIds = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=1_000)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], Field(max_length=200)]
+Networks = Annotated[tuple[Network, ...], Field(max_length=200)]
 
 
 class NewKey(Document):

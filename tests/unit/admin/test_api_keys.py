@@ -31,6 +31,8 @@ async def works(admin, tenant, secret):
         ({"limits": [LIMIT, {"limit": 1}]}, "limits.1"),
         ({"limits": [{"limit": 1, "window": "1 fortnight"}]}, "limits.0.window"),
         ({"allowed_networks": ["10.0.0.0/8", "300.0.0.1"]}, "allowed_networks.1"),
+        ({"allowed_networks": ["10.0.0.0/8", True]}, "allowed_networks.1"),
+        ({"allowed_networks": [7]}, "allowed_networks.0"),
         ({"allowed_rules": ["rule_x"]}, "allowed_rules.0"),
         ({"status": "active"}, "status"),
         ({"scope": ["proxy"]}, "scope"),
