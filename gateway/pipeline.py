@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 
+from gateway.awaiting import within
 from gateway.errors import GatewayError, PluginFailed, PluginFailedOnReply
 from gateway.models import LimitSpec, OnError, Stage
 from gateway.plugin import Exchange, LimitScope, Plugin
@@ -45,7 +46,11 @@ class _Step:
 
 
 class Chain:
-    """Immutable; one instance serves every request of a rule until the configuration changes."""
+    """Immutable; one instance serves every request of a rule until the configuration changes.
+
+    ``observes``, ``sees_request`` and ``sees_reply`` say whether there is anything to run after the reply, before the target
+    is asked, and between its reply and the client.
+    """
 
     def __init__(self, entries: Sequence[Entry], timeout_ms: int, on_failure: OnFailure) -> None:
         # sorted() is stable: ties keep their position
@@ -60,12 +65,15 @@ class Chain:
             entry.plugin.needs_reply_body for entry in self.entries if entry.plugin.runs_in(Stage.PRE_RESPONSE)
         )
         self.observes = bool(self._steps[Stage.POST_RESPONSE])
+        self.sees_request = bool(self._steps[Stage.PRE_REQUEST])
+        self.sees_reply = bool(self._steps[Stage.POST_REQUEST] or self._steps[Stage.PRE_RESPONSE])
 
     def _steps_of(self, stage: Stage) -> tuple[_Step, ...]:
         return tuple(
             _Step(index, entry.name, getattr(entry.plugin, stage.value), entry.on_error == "skip")
             for index, entry in enumerate(self.entries)
-            if entry.plugin.runs_in(stage)
+            # what a plugin does not define is an empty coroutine, which is not free; its limits need no step
+            if entry.plugin.runs_in(stage) and getattr(type(entry.plugin), stage.value) is not getattr(Plugin, stage.value)
         )
 
     def reads_request_body_before(self, index: int | None) -> bool:
@@ -124,8 +132,7 @@ class Chain:
 
     async def _run(self, step: _Step, stage: Stage, exchange: Exchange, failure: type[PluginFailed]) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
-                await step.run(exchange)
+            await within(self._timeout, step.run(exchange))
         except (GatewayError, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:

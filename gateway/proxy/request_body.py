@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+from gateway.awaiting import within
 from gateway.errors import RequestTimeout
 from gateway.policy import check_inspected_length, check_length
 
@@ -83,8 +84,7 @@ class RequestBody:
 
     async def _next(self) -> bytes:
         try:
-            async with asyncio.timeout(self._idle):
-                message = await self._receive()
+            message = await within(self._idle, self._receive())
         except TimeoutError:
             raise RequestTimeout(headers=[("connection", "close")]) from None
         if message["type"] == "http.disconnect":

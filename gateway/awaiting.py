@@ -1,0 +1,49 @@
+"""Deadlines that cost nothing where there is nothing to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """The result of ``work``, for which a deadline is set only if it is not there at once. Raises TimeoutError.
+
+    Most messages have arrived before they are asked for, and most plugins wait for nothing; `asyncio.timeout` makes a timer
+    for each of them.
+    """
+    steps = work.__await__()
+    result: T
+    try:
+        waits_for = next(steps)
+    except StopIteration as end:
+        result = end.value
+        return result
+    async with asyncio.timeout(seconds):
+        result = await _Rest(steps, waits_for)
+        return result
+
+
+class _Rest:
+    """An awaitable that was begun by hand and waits for something, which the event loop has not been told yet."""
+
+    def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            yield self._waits_for
+        except GeneratorExit:
+            self._steps.close()
+            raise
+        except BaseException as error:
+            try:
+                waits_for = self._steps.throw(error)
+            except StopIteration as end:
+                return end.value
+            return (yield from _Rest(self._steps, waits_for).__await__())
+        return (yield from self._steps)
