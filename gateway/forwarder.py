@@ -74,6 +74,11 @@ class UpstreamReply:
         """As received."""
         return self._response.raw_headers
 
+    @property
+    def is_complete(self) -> bool:
+        """True once all of the body has been taken."""
+        return self._response.content.at_eof()
+
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it arrives, undecoded. Raises BodyBroken."""
         try:

@@ -25,7 +25,7 @@ def limit_headers_in(dialect: RateLimitDialect) -> Callable[[Sequence[LimitState
     ietf = _DIALECTS[dialect]
 
     def limit_headers(states: Sequence[LimitState]) -> Fields:
-        binding = _binding(states)
+        binding = states if len(states) == 1 and not states[0].shadow else _binding(states)
         return [*_openai(binding), *ietf(binding)] if binding else []
 
     return limit_headers
@@ -76,19 +76,20 @@ def _binding(states: Sequence[LimitState]) -> list[LimitState]:
 def _openai(binding: Sequence[LimitState]) -> Fields:
     fields: Fields = []
     for state in binding:
+        unit = state.unit.encode()
         fields += (
-            (f"x-ratelimit-limit-{state.unit}".encode(), b"%d" % state.limit),
-            (f"x-ratelimit-remaining-{state.unit}".encode(), b"%d" % state.remaining),
+            (b"x-ratelimit-limit-" + unit, b"%d" % state.limit),
+            (b"x-ratelimit-remaining-" + unit, b"%d" % state.remaining),
         )
         if state.window_seconds:
-            fields.append((f"x-ratelimit-reset-{state.unit}".encode(), duration(_wait_ms(state)).encode()))
+            fields.append((b"x-ratelimit-reset-" + unit, duration(_wait_ms(state)).encode()))
     return fields
 
 
 def _draft_10(binding: Sequence[LimitState]) -> Fields:
     """Every binding limit under its name, in structured fields."""
-    policies = ", ".join(_policy(state) for state in binding)
-    margins = ", ".join(_margin(state) for state in binding)
+    policies = ", ".join([_policy(state) for state in binding])
+    margins = ", ".join([_margin(state) for state in binding])
     return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", margins.encode())]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.plugin.header_list import Headers
@@ -62,8 +62,7 @@ class RuleInfo:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(NamedTuple):
     """A limit after the decision. Times in milliseconds.
 
     ``retry_after_ms`` is 0 unless the limit refuses; -1 says that waiting cannot help, -2 that it

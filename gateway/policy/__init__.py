@@ -1,6 +1,6 @@
 """What holds for a tenant's requests: its configuration compiled, the plan of one request, the answer of a refusal."""
 
-from gateway.policy.binding import bind_limits, units_of
+from gateway.policy.binding import bind_limits, limits_of_request, units_of
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import check_inspected_length, check_length, check_target
@@ -33,6 +33,7 @@ __all__ = [
     "check_length",
     "check_model",
     "check_target",
+    "limits_of_request",
     "model_of",
     "named_model",
     "plan_request",

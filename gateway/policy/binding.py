@@ -12,6 +12,27 @@ from gateway.store import BoundLimit, PlacedLimit, limit_of
 from gateway.targets.addresses import plain
 
 MAX_DIGITS = 10
+MOST_KEPT = 64
+"""Rules of which a key keeps the limits."""
+
+_OF_KEY_AND_RULE = frozenset({"api_key", "rule"})
+
+
+def limits_of_request(head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None) -> Sequence[BoundLimit]:
+    """The limits of the key and the rule, completed. Raises InvalidHeader.
+
+    Where nothing in them differs between the requests of a key, that is done once.
+    """
+    kept = key.bound.get(rule.info.id)
+    if kept is not None and kept[0] is rule:
+        return kept[1]
+    limits = (*key.limits, *rule.limits)
+    bound = bind_limits(limits, head, key, rule, model)
+    if all(limit.spec.cost.header is None and _OF_KEY_AND_RULE.issuperset(limit.levels) for limit in limits):
+        if len(key.bound) >= MOST_KEPT:
+            key.bound.clear()
+        key.bound[rule.info.id] = rule, bound
+    return bound
 
 
 def bind_limits(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from gateway.errors import GatewayError
+from gateway.headers import ForwardedFields, ReturnedFields
 from gateway.pipeline import Chain
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
 from gateway.routing import Matcher, upstream_path
-from gateway.store import Keyspace, PlacedLimit
+from gateway.store import BoundLimit, Keyspace, PlacedLimit
 from gateway.targets import Target
 from gateway.targets.addresses import IPNetwork
 
@@ -19,12 +21,10 @@ class CompiledRule:
 
     info: RuleInfo
     strip_path: bool
-    preserve_host: bool
     target: Target
-    headers: tuple[tuple[bytes, bytes], ...]
-    header_names: frozenset[bytes]
+    forwarded: ForwardedFields
+    returned: ReturnedFields
     retries: int | None
-    passed_headers: frozenset[bytes]
     chain: Chain
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
@@ -47,7 +47,10 @@ class CompiledTenant:
 
 @dataclass(frozen=True, slots=True)
 class CompiledKey:
-    """A key at one revision."""
+    """A key at one revision.
+
+    ``bound`` keeps, by the id of a rule, that rule and the limits of its requests where they are the same each time.
+    """
 
     revision: str
     info: ApiKeyInfo
@@ -57,3 +60,4 @@ class CompiledKey:
     networks: tuple[IPNetwork, ...] | None
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
+    bound: dict[str, tuple[CompiledRule, Sequence[BoundLimit]]] = field(default_factory=dict)

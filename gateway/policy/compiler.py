@@ -7,7 +7,7 @@ import logging
 
 from gateway.config import Config
 from gateway.errors import GatewayError, InternalError
-from gateway.headers import RawHeaders
+from gateway.headers import ForwardedFields, RawHeaders, ReturnedFields
 from gateway.models import ApiKey, Rule, Tenant, limit_specs
 from gateway.pipeline import Chain, Entry, OnFailure
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
@@ -102,12 +102,10 @@ class Compiler:
         return CompiledRule(
             info=RuleInfo(rule.id, rule.path, rule.target),
             strip_path=rule.strip_path,
-            preserve_host=rule.preserve_host,
             target=target,
-            headers=tuple(headers),
-            header_names=frozenset(name for name, _ in headers),
+            forwarded=ForwardedFields(headers, preserve_host=rule.preserve_host, identity=chain.needs_reply_body),
+            returned=ReturnedFields(frozenset(name.lower().encode() for name in rule.pass_response_headers)),
             retries=rule.retry_attempts,
-            passed_headers=frozenset(name.lower().encode() for name in rule.pass_response_headers),
             chain=chain,
             limits=limits,
             needs_model=any("model" in limit.levels for limit in limits),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from gateway.limit_headers import NEVER
@@ -14,8 +13,7 @@ def seeded_state(state: LimitState, spec: LimitSpec, cost: int, spent: int, now_
     """The state of a budget that has no count in the store, with what it has spent by the ledger."""
     left_ms = _period_end_ms(spec, now_ms) - now_ms
     fits = spent + cost <= spec.limit
-    return replace(
-        state,
+    return state._replace(
         used=spent,
         remaining=max(0, spec.limit - spent),
         reset_ms=left_ms if spent else 0,
@@ -29,7 +27,7 @@ def admitted_state(state: LimitState, spec: LimitSpec, cost: int, now_ms: int) -
     if state.refuses:
         return state  # in shadow: what it would have refused counts nothing
     reset_ms = _reset_ms(state, spec, cost, now_ms)
-    return replace(state, used=state.used + cost, remaining=state.remaining - cost, reset_ms=reset_ms)
+    return state._replace(used=state.used + cost, remaining=state.remaining - cost, reset_ms=reset_ms)
 
 
 def _reset_ms(state: LimitState, spec: LimitSpec, cost: int, now_ms: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.errors import GatewayError, InvalidJson, NotAllowed, UnsupportedMediaType
 from gateway.plugin import parse_json
@@ -14,8 +14,7 @@ from gateway.targets.addresses import plain
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The rule that matches, and what refuses the request if anything does, before any limit is charged."""
 
     rule: CompiledRule | None

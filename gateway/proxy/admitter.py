@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway import virtual_key
 from gateway.errors import (
@@ -16,7 +16,7 @@ from gateway.errors import (
     TenantSuspended,
     UnknownTenant,
 )
-from gateway.policy import CompiledKey, CompiledRule, CompiledTenant, bind_limits, check_model, model_of, plan_request
+from gateway.policy import CompiledKey, CompiledRule, CompiledTenant, check_model, limits_of_request, model_of, plan_request
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.outcome import Outcome
@@ -31,8 +31,7 @@ MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Which tenant a request is for and the digest of its key; neither is confirmed yet."""
 
     subdomain: str
@@ -40,8 +39,7 @@ class Caller:
     by_host: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A decided request. ``body`` and ``model`` are set if a limit or the key needed to read it."""
 
     id: str
@@ -108,7 +106,7 @@ class Admitter:
 
     async def _admit(self, caller: Caller, head: RequestHead, body: RequestBody) -> Ticket:
         configurations = self._configurations
-        keyspace = Keyspace(caller.subdomain)
+        keyspace = self._configurations.keyspace(caller.subdomain)
         ticket_id = secrets.token_hex(16)
         read: bytes | None = None
         model: str | None = None
@@ -118,7 +116,7 @@ class Admitter:
             known = configurations.known(tenant, key)
             plan = plan_request(tenant, key, head)
             rule, refusal = plan.rule, plan.refusal
-            limits: list[BoundLimit] = []
+            limits: Sequence[BoundLimit] = ()
             if key is not None and rule is not None and refusal is None:
                 if rule.needs_model or key.needs_model:
                     if read is None and (body.length is None or body.length > EARLY_BODY_BYTES):
@@ -202,8 +200,8 @@ def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None
 
 def _bound(
     head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None
-) -> tuple[list[BoundLimit], GatewayError | None]:
+) -> tuple[Sequence[BoundLimit], GatewayError | None]:
     try:
-        return bind_limits((*key.limits, *rule.limits), head, key, rule, model), None
+        return limits_of_request(head, key, rule, model), None
     except GatewayError as refusal:
-        return [], refusal
+        return (), refusal

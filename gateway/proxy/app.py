@@ -17,6 +17,7 @@ from gateway.proxy.data_plane import DataPlane
 from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.leave_watch import LeaveWatches
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
@@ -55,6 +56,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
 
     config = parts.config
     background = Background()
+    watches = LeaveWatches()
     forwarder = Forwarder(config.upstream)
     domains = TenantDomains(config.server.tenant_domains)
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
@@ -72,20 +74,24 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     async def start() -> None:
         await forwarder.start()
         renewer.start()
+        watches.start()
+        parts.access_log.start()
 
     @app.after_serving
     async def stop() -> None:
+        await watches.stop()
         await renewer.stop()
         await background.drain(DRAIN_BACKGROUND_MS)
         await settler.drain(DRAIN_BACKGROUND_MS)
         await forwarder.stop()
+        await parts.access_log.stop()
 
     data_plane = DataPlane(
         app.asgi_app,
         config=config,
         domains=domains,
         admitter=admitter,
-        forwarding=Forwarding(admitter, forwarder, background, config.limits),
+        forwarding=Forwarding(admitter, forwarder, background, watches, config.limits),
         gate=gate,
         metrics=parts.metrics,
         access_log=parts.access_log,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.errors import InternalError
 from gateway.policy import CompiledKey, CompiledTenant, Compiler, Recent
-from gateway.store import Known, Stale
+from gateway.store import Keyspace, Known, Stale
 
 _LOG = logging.getLogger("gateway.proxy")
 
@@ -32,6 +32,11 @@ class Configurations:
     def tenant(self, subdomain: str) -> CompiledTenant | None:
         """As last seen."""
         return self._tenants.get(subdomain)
+
+    def keyspace(self, subdomain: str) -> Keyspace:
+        """The names of a tenant's keys in the store."""
+        tenant = self._tenants.get(subdomain)
+        return Keyspace(subdomain) if tenant is None else tenant.keyspace
 
     def key(self, subdomain: str, digest: str) -> CompiledKey | None:
         """As last seen."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 from gateway.config import Config
@@ -16,7 +17,7 @@ from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.reply_writer import ReplyWriter, Send
 from gateway.proxy.request_body import ClientLeft, Incoming, Receive, RequestBody
 from gateway.proxy.request_head import authority_of, read_head
-from gateway.telemetry import AccessLog, Metrics, Visit, stopwatch
+from gateway.telemetry import AccessLog, Metrics, Visit
 from gateway.web import error_reply, request_id_of
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -71,13 +72,16 @@ class DataPlane:
             return False
 
     async def _serve(self, scope: Any, receive: Receive, send: Send) -> None:
-        elapsed = stopwatch()
+        began = perf_counter()
         visit = Visit(request_id_of(_header(scope, b"x-request-id")), scope["method"], scope["path"])
         incoming = Incoming(receive)
         reply = ReplyWriter(send, incoming, visit)
         try:
-            with self._gate.replica():
+            self._gate.enter()
+            try:
                 await self._handle(scope, incoming, reply, visit)
+            finally:
+                self._gate.leave()
         except ClientLeft:
             visit.status, visit.code = CLIENT_LEFT, "client_left"
         except GatewayError as error:
@@ -86,11 +90,12 @@ class DataPlane:
             _LOG.exception("request %s failed", visit.request_id)
             await self._answer_error(reply, InternalError())
         finally:
-            total_ms = elapsed()
+            total_ms = (perf_counter() - began) * 1_000
             self._metrics.observe(visit, total_ms)
             self._access_log.write(visit, total_ms)
-        with contextlib.suppress(ClientLeft):
-            await reply.finish()
+        if reply.waits_for_client:
+            with contextlib.suppress(ClientLeft):
+                await reply.finish()
 
     async def _answer_error(self, reply: ReplyWriter, error: GatewayError) -> None:
         if reply.started:
@@ -110,14 +115,17 @@ class DataPlane:
             max_bytes=self._limits.max_body_bytes,
             idle_ms=self._limits.body_idle_timeout,
         )
-        elapsed = stopwatch()
+        began = perf_counter()
         caller = await self._admitter.identify(head)
         try:
-            with self._gate.tenant(caller.subdomain):
+            self._gate.enter_tenant(caller.subdomain)
+            try:
                 ticket = await self._admitter.admit(caller, head, body)
-                visit.admission_ms = elapsed()
+                visit.admission_ms = (perf_counter() - began) * 1_000
                 visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
                 await self._forwarding.run(ticket, head, body, reply, visit)
+            finally:
+                self._gate.leave_tenant(caller.subdomain)
         finally:
             visit.bytes_in = body.received_bytes
             # only tenants that exist: the name becomes a label of the metrics
@@ -132,5 +140,5 @@ class DataPlane:
 
 
 def _header(scope: Any, wanted: bytes) -> str | None:
-    values: Sequence[bytes] = [value for name, value in scope["headers"] if name == wanted]
+    values: list[bytes] = [value for name, value in scope["headers"] if name == wanted]
     return values[0].decode("latin-1") if len(values) == 1 else None

@@ -5,38 +5,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from time import perf_counter
 from typing import Any, cast
 
 from gateway.config import LimitsSettings
 from gateway.errors import InternalError, UpstreamAuthFailed, UpstreamUnreachable
 from gateway.forwarder import BodyBroken, Forwarder, UpstreamReply
-from gateway.headers import HOP_BY_HOP, RawHeaders, forwarded, returned
+from gateway.headers import forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
 from gateway.policy import refusal_of
 from gateway.proxy.admitter import Admitter, Ticket
 from gateway.proxy.background import Background
-from gateway.proxy.leave_watch import LeaveWatch
+from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
 from gateway.proxy.outcome import Outcome
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
-from gateway.telemetry import Visit, stopwatch
+from gateway.telemetry import Visit
 
 _LOG = logging.getLogger("gateway.proxy")
 
 READ_AT_ONCE_BYTES = 64 << 10
 
-_FRAMING = HOP_BY_HOP | {b"content-length"}
-
 
 class Forwarding:
     """Takes admitted requests to their end: plugins, target, reply."""
 
-    def __init__(self, admitter: Admitter, forwarder: Forwarder, background: Background, limits: LimitsSettings) -> None:
+    def __init__(
+        self,
+        admitter: Admitter,
+        forwarder: Forwarder,
+        background: Background,
+        watches: LeaveWatches,
+        limits: LimitsSettings,
+    ) -> None:
         self._admitter = admitter
         self._forwarder = forwarder
         self._background = background
+        self._watches = watches
         self._limits = limits
         self._limit_headers = limit_headers_in(limits.ratelimit_headers)
 
@@ -54,15 +61,18 @@ class Forwarding:
         chain, states = ticket.rule.chain, ticket.admission.states
         refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
         exchange = _exchange_of(ticket, head, visit)
-        watch = LeaveWatch(body)
-        elapsed = stopwatch()
+        watch = LeaveWatch(self._watches, body)
+        began = perf_counter()
         try:
             if exchange.request.body is None and chain.reads_request_body_before(refused_at):
                 exchange.request.body = await body.read(self._limits.max_inspected_bytes)
-            stopped = await chain.pre_request(exchange, refused_at, refusal)
+            stopped = None
+            if refused_at is not None or chain.sees_request:
+                stopped = await chain.pre_request(exchange, refused_at, refusal)
             outcome.reached = len(chain.entries) if stopped is None else stopped.index
             if ticket.limits:
-                reply.extra = self._limit_headers([state for state in states if state.entry <= outcome.reached])
+                told = states if stopped is None else [state for state in states if state.entry <= outcome.reached]
+                reply.extra = self._limit_headers(told)
             if stopped is not None and stopped.error is not None:
                 raise stopped.error
             outcome.exchange = exchange
@@ -78,7 +88,7 @@ class Forwarding:
         finally:
             watch.stop()
             if chain.observes:
-                exchange.timings.total_ms = elapsed()
+                exchange.timings.total_ms = (perf_counter() - began) * 1_000
                 self._background.run(lambda: chain.post_response(exchange))
 
     async def _answer(self, ticket: Ticket, exchange: Exchange, answer: Answer, reply: ReplyWriter) -> None:
@@ -107,23 +117,31 @@ class Forwarding:
             body.on_complete = watch.start
         payload = body if request.body is None else request.body or None
         url = rule.url(request.path, request.query)
-        elapsed = stopwatch()
-        upstream = await self._forwarder.open(
-            rule.target, request.method, url, _upstream_headers(ticket, head, body, exchange), payload, rule.retries
+        headers = rule.forwarded.over(
+            request.headers.raw,
+            client_ip=head.client_ip,
+            scheme=head.scheme,
+            authority=head.authority,
+            request_id=exchange.request_id,
+            length=body.length if request.body is None else None,
         )
+        began = perf_counter()
+        upstream = await self._forwarder.open(rule.target, request.method, url, headers, payload, rule.retries)
         try:
-            visit.upstream_ms = exchange.timings.upstream_ms = elapsed()
+            visit.upstream_ms = exchange.timings.upstream_ms = (perf_counter() - began) * 1_000
             if upstream.status in (401, 403):
                 _LOG.warning("target %s of rule %s answered %d", rule.target.origin, rule.info.id, upstream.status)
                 raise UpstreamAuthFailed(headers=[("x-should-retry", "false")])
-            received = Headers(returned(upstream.raw_headers, rule.passed_headers))
+            received = Headers(rule.returned(upstream.raw_headers))
             exchange.reply = Reply(upstream.status, received)
             outcome.note_reply(ticket.limits, received)
-            await rule.chain.post_request(exchange)
-            if rule.chain.needs_reply_body and not _is_event_stream(received):
-                exchange.reply.body = await self._read_reply(upstream)
-            await rule.chain.pre_response(exchange)
-            await self._send(exchange, upstream, reply, watch)
+            chain = rule.chain
+            if chain.sees_reply:
+                await chain.post_request(exchange)
+                if chain.needs_reply_body and not _is_event_stream(received):
+                    exchange.reply.body = await self._read_reply(upstream)
+                await chain.pre_response(exchange)
+            await self._send(exchange, upstream, reply, watch, checked=not chain.sees_reply)
         finally:
             upstream.close()
 
@@ -136,7 +154,9 @@ class Forwarding:
             raise UpstreamUnreachable("The target's reply is longer than what the plugins of this route may read.")
         return body
 
-    async def _send(self, exchange: Exchange, upstream: UpstreamReply, reply: ReplyWriter, watch: LeaveWatch) -> None:
+    async def _send(
+        self, exchange: Exchange, upstream: UpstreamReply, reply: ReplyWriter, watch: LeaveWatch, *, checked: bool
+    ) -> None:
         answered = exchange.reply
         if answered is None:
             raise InternalError from AssertionError("a plugin removed the reply")
@@ -144,12 +164,16 @@ class Forwarding:
             watch.stop()
             await reply.whole(answered.status, answered.headers.raw, answered.body)
             return
-        await reply.start(answered.status, answered.headers.raw)
+        await reply.start(answered.status, answered.headers.raw, checked=checked)
+        last = b""
         try:
             async with contextlib.aclosing(upstream.chunks()) as chunks:
                 async for chunk in chunks:
                     if watch.left:  # a plugin has swallowed the cancellation
                         raise ClientLeft
+                    if upstream.is_complete:
+                        last = chunk
+                        break
                     await reply.write(chunk)
         except BodyBroken as error:
             _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
@@ -160,13 +184,13 @@ class Forwarding:
             return
         # the server reports the end of its own reply like a client that leaves
         watch.stop()
-        await reply.end()
+        await reply.end(last)
 
 
 def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
     secret = (head.secret or "").encode("latin-1")
     # wherever the client repeats its key, it is not forwarded
-    headers = Headers(field for field in forwarded(head.headers) if secret not in field[1])
+    headers = Headers([field for field in forwarded(head.headers) if secret not in field[1]])
     request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body, head.has_body)
     states = ticket.admission.states
     exchange = Exchange(visit.request_id, request, ticket.tenant.info, ticket.key.info, ticket.rule.info, limits=states)
@@ -181,23 +205,3 @@ def _is_event_stream(headers: Headers) -> bool:
 def _takes_an_event(headers: Headers) -> bool:
     """A stream that is compressed, or whose length was announced, has no place for an event of ours."""
     return _is_event_stream(headers) and "content-encoding" not in headers and "content-length" not in headers
-
-
-def _upstream_headers(ticket: Ticket, head: RequestHead, body: RequestBody, exchange: Exchange) -> RawHeaders:
-    rule = ticket.rule
-    added: RawHeaders = [
-        (b"x-forwarded-for", head.client_ip.encode()),
-        (b"x-forwarded-proto", head.scheme.encode()),
-        (b"x-forwarded-host", head.authority.encode("latin-1")),
-        (b"x-request-id", exchange.request_id.encode()),
-    ]
-    if rule.preserve_host:
-        added.append((b"host", head.authority.encode("latin-1")))
-    if rule.chain.needs_reply_body:
-        added.append((b"accept-encoding", b"identity"))
-    added = [*(field for field in added if field[0] not in rule.header_names), *rule.headers]
-    if exchange.request.body is None and body.length is not None:
-        added.append((b"content-length", b"%d" % body.length))
-    # a plugin may have set what only the connection to the target can know
-    replaced = _FRAMING.union(name for name, _ in added)
-    return [*(field for field in exchange.request.headers.raw if field[0] not in replaced), *added]

@@ -36,28 +36,45 @@ class ReplyWriter:
         self.extra: RawHeaders = []
         self.started = False
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
-        """Send the head, with what every answer carries. Raises PluginFailedOnReply for one that cannot be sent."""
-        fields = [*(field for field in headers if field[0] not in _OWN), *self.extra]
-        if not 200 <= status <= 599 or not all(map(is_field, fields)):
-            raise PluginFailedOnReply("A plugin of this route made a reply that cannot be sent.")
+    @property
+    def waits_for_client(self) -> bool:
+        """True if the reply is complete and the server was not told so, as the client is still sending: `finish` it."""
+        return self._is_ended and not self._is_final
+
+    async def start(self, status: int, headers: RawHeaders, *, checked: bool = False) -> None:
+        """Send the head, with what every answer carries. Raises PluginFailedOnReply for one that cannot be sent.
+
+        ``checked`` fields are as `ReturnedFields` leaves them: no plugin has touched them since.
+        """
+        if checked:
+            fields = headers + self.extra
+        else:
+            fields = [*(field for field in headers if field[0] not in _OWN), *self.extra]
+            if not 200 <= status <= 599 or not all(map(is_field, fields)):
+                raise PluginFailedOnReply("A plugin of this route made a reply that cannot be sent.")
         if status in BODILESS:
             self._has_body = False
             fields = [field for field in fields if field[0] != b"content-length" or status == 304]
-        await self._head(status, [*fields, (b"x-request-id", self._visit.request_id.encode())])
+        fields.append((b"x-request-id", self._visit.request_id.encode()))
+        await self._head(status, fields)
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of the body; returns when the client has room for more."""
         if chunk and self._has_body:
             self._visit.bytes_out += len(chunk)
-            self._tail = (self._tail + chunk[-4:])[-4:]
+            self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
             await self._to_client({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def end(self) -> None:
-        """Nothing more follows. The server is told at once, or by `finish` if the client is still sending."""
+    async def end(self, chunk: bytes = b"") -> None:
+        """Nothing follows but ``chunk``. The server is told at once, or by `finish` if the client is still sending."""
         self._is_ended = True
+        if not self._has_body:
+            chunk = b""
         if self._incoming.ended:
-            await self._final()
+            self._visit.bytes_out += len(chunk)
+            await self._final(chunk)
+        else:
+            await self.write(chunk)
 
     async def whole(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """Send a reply that is complete."""
@@ -65,8 +82,7 @@ class ReplyWriter:
         if status not in BODILESS:
             fields.append((b"content-length", b"%d" % len(body)))
         await self.start(status, fields)
-        await self.write(body)
-        await self.end()
+        await self.end(body)
 
     async def error(self, error: GatewayError) -> None:
         """Send an error as the whole reply."""
@@ -74,12 +90,11 @@ class ReplyWriter:
         status, headers, body = error_reply(error, self._visit.request_id)
         names = {name for name, _ in headers}
         await self._head(status, [*headers, *(field for field in self.extra if field[0] not in names)])
-        await self.write(body)
-        await self.end()
+        await self.end(body)
 
     async def finish(self) -> None:
         """End an ended reply, after what the client still sends. Not to be called while something else receives."""
-        if self._is_ended and not self._is_final:
+        if self.waits_for_client:
             await self._incoming.discard(MAX_DISCARDED_BYTES, MAX_LINGER_MS)
             await self._final()
 
@@ -99,9 +114,9 @@ class ReplyWriter:
         self._visit.status = status
         await self._to_client({"type": "http.response.start", "status": status, "headers": fields})
 
-    async def _final(self) -> None:
+    async def _final(self, chunk: bytes = b"") -> None:
         self._is_final = True
-        await self._to_client({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._to_client({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def _to_client(self, message: dict[str, Any]) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, UnknownTenant
 from gateway.plugin import LimitState
@@ -14,8 +14,7 @@ from gateway.store.placed import INTEGERS_PER_LIMIT, BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What was decided. ``states`` stand in the order of the limits that were asked."""
 
     admitted: bool
@@ -34,8 +33,7 @@ class Stale:
     key_document: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What the caller knows of the configuration; empty texts for nothing."""
 
     version: str = ""

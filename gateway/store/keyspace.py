@@ -16,37 +16,26 @@ PREFIX = "gw:"
 
 
 class Keyspace:
-    """Names of one tenant's keys."""
+    """Names of one tenant's keys.
 
-    __slots__ = ("_tag",)
+    ``tenant`` is a hash of id, version, status, keys_version and document; ``rules`` one of rule id to document; ``key_index``
+    one of key id to the digests of its secrets, the current one first. ``clock`` is a string, the latest time that the
+    tenant's scripts have seen, in milliseconds.
+    """
+
+    __slots__ = ("_tag", "clock", "key_index", "rules", "tenant")
 
     def __init__(self, subdomain: str) -> None:
-        self._tag = f"{PREFIX}{{{subdomain}}}:"
+        self._tag = tag = f"{PREFIX}{{{subdomain}}}:"
+        self.tenant = f"{tag}tenant"
+        self.rules = f"{tag}rules"
+        self.key_index = f"{tag}keys"
+        self.clock = f"{tag}clock"
 
     @classmethod
     def of_tenant(cls, tenant_id: str) -> Keyspace:
         """The names of a tenant whose id is known: it begins with the subdomain."""
         return cls(tenant_id.rpartition("-")[0])
-
-    @property
-    def tenant(self) -> str:
-        """Hash: id, version, status, keys_version, document."""
-        return f"{self._tag}tenant"
-
-    @property
-    def rules(self) -> str:
-        """Hash: rule id to document."""
-        return f"{self._tag}rules"
-
-    @property
-    def key_index(self) -> str:
-        """Hash: key id to the digests of its secrets, the current one first."""
-        return f"{self._tag}keys"
-
-    @property
-    def clock(self) -> str:
-        """String: the latest time the tenant's scripts have seen, in milliseconds."""
-        return f"{self._tag}clock"
 
     def api_key(self, digest: str) -> str:
         """Hash: status, revision, expires_ms, grace_ends_ms, used_ms, document."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.models import LimitKind, LimitSpec
 from gateway.plugin import LimitState
@@ -18,7 +19,8 @@ class PlacedLimit:
 
     ``key`` names its state but for the part that ``levels`` add with their values of a request. ``entry`` is the index of
     the chain entry that declared it, -1 where it stands before the chain. ``rule_id`` is set if it counts one rule only, and
-    ``key_id`` if one API key only. ``arguments`` are what the scripts take for the cost that the limit declares.
+    ``key_id`` if one API key only. ``arguments`` are what the scripts take for the cost that the limit declares. What states of
+    the limit say is worked out once: ``kind``, ``capacity``, ``window_seconds``.
     """
 
     spec: LimitSpec
@@ -26,12 +28,14 @@ class PlacedLimit:
     key: str
     levels: tuple[str, ...]
     arguments: tuple[str, ...]
+    kind: str
+    capacity: int
+    window_seconds: int
     rule_id: str | None = None
     key_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BoundLimit:
+class BoundLimit(NamedTuple):
     """A limit for one request; ``key`` is complete. ``values`` are those of its levels."""
 
     placed: PlacedLimit
@@ -68,7 +72,9 @@ def place_limit(
     extent = spec.period or str(spec.window_ms)
     arguments = (kind, str(spec.cost.units), str(spec.limit), extent, option, "1" if spec.shadow else "0")
     key = keyspace.limit(tenant_id, owner, spec)
-    return PlacedLimit(spec, entry, key, tuple(levels), arguments, rule_id, key_id)
+    return PlacedLimit(
+        spec, entry, key, tuple(levels), arguments, spec.kind.value, spec.capacity, spec.window_seconds, rule_id, key_id
+    )
 
 
 def states_of(limits: Sequence[BoundLimit], numbers: Sequence[int]) -> tuple[LimitState, ...]:
@@ -78,22 +84,22 @@ def states_of(limits: Sequence[BoundLimit], numbers: Sequence[int]) -> tuple[Lim
     for limit in limits:
         refuses, used, remaining, retry_ms, reset_ms = numbers[position : position + INTEGERS_PER_LIMIT]
         position += INTEGERS_PER_LIMIT
-        spec = limit.placed.spec
+        placed, spec = limit.placed, limit.placed.spec
         states.append(
             LimitState(
-                name=spec.name,
-                level=spec.per,
-                unit=spec.unit,
-                limit=spec.capacity,
-                window_seconds=spec.window_seconds,
-                used=used,
-                remaining=remaining,
-                retry_after_ms=retry_ms,
-                reset_ms=reset_ms,
-                refuses=refuses == 1,
-                shadow=spec.shadow,
-                kind=spec.kind.value,
-                entry=limit.placed.entry,
+                spec.name,
+                spec.per,
+                spec.unit,
+                placed.capacity,
+                placed.window_seconds,
+                used,
+                remaining,
+                retry_ms,
+                reset_ms,
+                refuses == 1,
+                spec.shadow,
+                placed.kind,
+                placed.entry,
             )
         )
     return tuple(states)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date
+from typing import NamedTuple
 
 from gateway.errors import InternalError
 from gateway.store.keyspace import Keyspace
 from gateway.store.placed import BoundLimit
 from gateway.store.scripts import ScriptRunner
 
+DAY_MS = 86_400_000
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
 Due = tuple[BoundLimit, int | None]
 """A limit and what a request turned out to cost there; None for what it was charged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(NamedTuple):
     """What a request used, for the ledger. ``cost_nano_usd`` is billionths of a dollar."""
 
     tenant_id: str
@@ -30,8 +33,7 @@ class Used:
     cost_nano_usd: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The end of an admission.
 
     ``admitted_ms`` is the time on the store's clock, None if its reply was lost: then what it was charged goes back if it was
@@ -46,8 +48,7 @@ class Settlement:
     used: Used | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """An admission that holds something in these limits. ``admitted_ms`` is the time on the store's clock."""
 
     keyspace: Keyspace
@@ -84,7 +85,7 @@ class Settlements:
 
     def _call_of(self, settlement: Settlement) -> tuple[list[str], list[str]]:
         names, used, admitted_ms = settlement.keyspace, settlement.used, settlement.admitted_ms
-        day = datetime.fromtimestamp((admitted_ms or 0) / 1_000, UTC).date()
+        day = date.fromordinal(_EPOCH_DAY + (admitted_ms or 0) // DAY_MS)
         keys = [names.marker(settlement.admission_id), names.clock, names.usage("" if used is None else used.tenant_id, day)]
         arguments = [self._lease_ms, settlement.admission_id, "" if admitted_ms is None else str(admitted_ms), ""]
         if used is None:

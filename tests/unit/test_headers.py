@@ -1,10 +1,12 @@
 """Header fields in both directions."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.headers import CREDENTIALS, forwarded, is_field, returned
+from gateway.headers import CREDENTIALS, MOST_NAMES, ForwardedFields, ReturnedFields, forwarded, is_field
 
 STRIPPED = [
     "connection",
@@ -40,6 +42,14 @@ STRIPPED = [
     "api-key",
     "x-goog-api-key",
 ]
+
+
+def returned(fields, passed):
+    """What returns the first time, which is what returns each time."""
+    known = ReturnedFields(passed)
+    first = known(fields)
+    assert known(fields) == first
+    return first
 
 
 @pytest.mark.parametrize("name", STRIPPED)
@@ -116,3 +126,44 @@ def test_whatever_an_upstream_sends_what_returns_can_be_sent(fields):
 def test_no_credential_is_ever_forwarded(names, nominated):
     kept = forwarded([(name, nominated) for name in names])
     assert not {name for name, _ in kept} & {*CREDENTIALS, b"host", b"connection"}
+
+
+def test_an_upstream_that_invents_names_is_not_remembered_without_bound():
+    known = ReturnedFields()
+    for number in range(10 * MOST_NAMES):
+        assert known([(b"X-%d" % number, b"1"), (b"Server", b"s")]) == [(b"x-%d" % number, b"1")]
+    assert len(known._fates) == MOST_NAMES
+
+
+SAID: dict[str, Any] = {
+    "client_ip": "203.0.113.7",
+    "scheme": "https",
+    "authority": "a.example.com",
+    "request_id": "req_1",
+    "length": None,
+}
+ORIGIN = [
+    (b"x-forwarded-for", b"203.0.113.7"),
+    (b"x-forwarded-proto", b"https"),
+    (b"x-forwarded-host", b"a.example.com"),
+    (b"x-request-id", b"req_1"),
+]
+
+
+def test_the_gateway_s_own_fields_replace_what_a_plugin_has_set():
+    fields = ForwardedFields([], preserve_host=False, identity=False)
+    given = [(b"accept", b"*/*"), (b"x-request-id", b"mine"), (b"content-length", b"99"), (b"transfer-encoding", b"chunked")]
+    assert fields.over(given, **SAID) == [(b"accept", b"*/*"), *ORIGIN]
+    assert fields.over([], **{**SAID, "length": 7}) == [*ORIGIN, (b"content-length", b"7")]
+
+
+def test_the_rule_s_fields_win_over_both():
+    own = [(b"authorization", b"Bearer up"), (b"x-forwarded-for", b"hidden"), (b"host", b"b.example.com")]
+    fields = ForwardedFields(own, preserve_host=True, identity=False)
+    assert fields.over([(b"authorization", b"x"), (b"host", b"x")], **SAID) == [*ORIGIN[1:], *own]
+
+
+def test_a_reply_that_plugins_read_is_asked_for_as_it_is():
+    fields = ForwardedFields([], preserve_host=True, identity=True)
+    sent = fields.over([(b"accept-encoding", b"gzip")], **SAID)
+    assert sent == [*ORIGIN, (b"host", b"a.example.com"), (b"accept-encoding", b"identity")]

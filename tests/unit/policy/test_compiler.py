@@ -20,11 +20,17 @@ def compiled(vault: Vault | None, **rule: Any) -> CompiledRule:
     return compiler.tenant(stale).matcher.match("GET", "/v1")
 
 
+def added(rule):
+    """The rule's own fields, which stand behind the four that tell where a request comes from."""
+    fields = rule.forwarded.over([], client_ip="", scheme="", authority="", request_id="", length=None)
+    return fields[4:]
+
+
 def test_without_a_vault_sealed_headers_are_left_out_and_the_rule_is_good():
     headers = {"Authorization": VAULT.seal("s", "ten_1/rule_1/authorization", param="headers"), "accept": "text/plain"}
     with_vault, without = compiled(VAULT, headers=headers), compiled(None, headers=headers)
-    assert with_vault.headers == ((b"authorization", b"s"), (b"accept", b"text/plain"))
-    assert (without.headers, without.fault) == (((b"accept", b"text/plain"),), None)
+    assert added(with_vault) == [(b"authorization", b"s"), (b"accept", b"text/plain")]
+    assert (added(without), without.fault) == ([(b"accept", b"text/plain")], None)
 
 
 def test_a_rule_that_cannot_be_used_says_why_to_its_owner_and_not_to_clients():

@@ -42,7 +42,7 @@ def a_writer(method="GET", *, ended=True):
 async def test_a_reply_is_head_body_and_end():
     writer, sent, visit = a_writer()
     await writer.whole(201, [(b"x", b"1"), (b"content-length", b"999")], b"hello")
-    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body", "http.response.body"]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert (sent[0]["status"], sent.body, sent.is_ended) == (201, b"hello", True)
     assert sent.fields == {b"x": b"1", b"content-length": b"5", b"x-request-id": b"req_1"}
     assert (visit.status, visit.bytes_out) == (201, 5)

@@ -1,34 +1,89 @@
-"""The gate, and work in the background."""
+"""The gate, clients that leave, and work in the background."""
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from gateway.errors import InternalError, Overloaded
 from gateway.proxy.background import Background
 from gateway.proxy.gate import Gate
+from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
+from gateway.proxy.request_body import RequestBody
 
 
 def test_a_gate_counts_and_forgets():
     gate = Gate(3, 2)
-    with gate.replica(), gate.tenant("a"), gate.replica(), gate.tenant("a"):
-        with pytest.raises(Overloaded), gate.tenant("a"):
-            pass
-        with gate.tenant("b"), gate.replica():
-            assert gate.in_flight == 3
-            with pytest.raises(Overloaded), gate.replica():
-                pass
-        assert gate.in_flight == 2
-    assert gate.in_flight == 0
-    assert gate._by_tenant == {}
-
-
-def test_a_gate_opens_again_after_a_failure():
-    gate = Gate(1, 1)
+    for _ in range(2):
+        gate.enter()
+        gate.enter_tenant("a")
+    with pytest.raises(Overloaded):
+        gate.enter_tenant("a")
+    gate.enter_tenant("b")
+    gate.enter()
+    assert gate.in_flight == 3
+    with pytest.raises(Overloaded):
+        gate.enter()
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), gate.replica(), gate.tenant("a"):
-            raise ZeroDivisionError
+        gate.leave()
+    for name in ("a", "b", "a"):
+        gate.leave_tenant(name)
     assert (gate.in_flight, gate._by_tenant) == (0, {})
+
+
+async def left_after(seconds: float, left: asyncio.Event, watches: LeaveWatches) -> tuple[LeaveWatch, bool]:
+    """A request whose client leaves then, as the watch sees it."""
+    messages: list[dict[str, str]] = []
+
+    async def receive():
+        messages.append({})
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    body = RequestBody(receive, present=False, length=0, max_bytes=0, idle_ms=1)
+    watch = LeaveWatch(watches, body)
+    watch.start()
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+    finally:
+        watch.stop()
+    return watch, bool(messages)
+
+
+async def test_a_client_that_leaves_is_noticed_and_one_that_has_its_reply_soon_is_not_watched():
+    watches, left = LeaveWatches(after_ms=20), asyncio.Event()
+    watches.start()
+    soon, was_watched = await left_after(0, left, watches)
+    assert not soon.left
+    assert not was_watched
+    waits = asyncio.create_task(left_after(60, left, watches))
+    await asyncio.sleep(0.1)
+    assert not watches._waiting
+    left.set()
+    watch, was_watched = await waits
+    assert watch.left
+    assert was_watched
+    await watches.stop()
+
+
+async def test_each_watch_begins_in_its_turn():
+    now = 0.0
+    watches = LeaveWatches(after_ms=1, clock=lambda: now)
+    never = asyncio.Event()
+    tasks = [asyncio.create_task(left_after(60, never, watches)) for _ in range(3)]
+    await asyncio.sleep(0)
+    watches.start()
+    await asyncio.sleep(0.02)
+    assert len(watches._waiting) == 3
+    now = 1.0
+    await asyncio.sleep(0.02)
+    assert not watches._waiting
+    for task in tasks:
+        task.cancel()
+    assert [watch.left for watch, _ in await asyncio.gather(*tasks)] == [False] * 3
+    await watches.stop()
 
 
 async def test_a_bug_in_background_work_is_logged_once_and_not_repeated(caplog):
