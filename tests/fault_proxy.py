@@ -37,6 +37,10 @@ class Fault(StrEnum):
 
     DELAY_REPLY = "delay_reply"
     """The reply comes, later."""
+    SPLIT_REPLY = "split_reply"
+    """The reply comes in two parts, the second a little later."""
+    CUT_IN_REPLY = "cut_in_reply"
+    """Half of the reply comes, then the end of the connection."""
     DROP_REPLY = "drop_reply"
     """The request is served; its reply never comes, nor anything else on this connection, which stays open."""
     DROP_REPLY_AND_CUT = "drop_reply_and_cut"
@@ -191,6 +195,18 @@ class _Link:
         match self._fault:
             case Fault.DROP_REPLY_AND_CUT:
                 self.cut()
+                return
+            case Fault.CUT_IN_REPLY:
+                if not self._is_silent:
+                    self._held.append(data[: len(data) // 2])
+                self.end()
+                return
+            case Fault.SPLIT_REPLY if not (self._held or self._is_silent):
+                self._fault = None
+                part = self._proxy._random.randrange(len(data))
+                self._client.write(data[:part])
+                self._held.append(data[part:])
+                self._proxy._loop.call_later(0.002, self._release)
                 return
             case Fault.DROP_REPLY:
                 self._is_silent = True

@@ -148,9 +148,19 @@ class RedisSettings(Section):
         " `redis+sentinel://h1,h2/name`, `redis+cluster://h1,h2` (`rediss+…` with TLS), or `embedded`.",
     )
     connect_timeout: PositiveMs = Field(500, description="Longest wait for a connection.")
-    command_timeout: PositiveMs = Field(250, description="Longest wait for the answer to a command.")
-    pool_size: int = Field(64, ge=1, le=10_000, description="Most connections a process opens to one server.")
-    pool_wait: PositiveMs = Field(50, description="Longest wait for a free connection before 503 `overloaded`.")
+    command_timeout: PositiveMs = Field(
+        250,
+        description="Longest time from a call of a script to its reply, connecting included; of other commands, the longest"
+        " wait for the reply.",
+    )
+    pool_size: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Most connections a process opens to one server for other commands. All calls of scripts share one more, on"
+        " which 4096 may wait; further ones are 503 `overloaded`.",
+    )
+    pool_wait: PositiveMs = Field(50, description="Longest wait for a free one of these connections before 503 `overloaded`.")
     data_dir: Path = Field(Path("data"), description="Where the embedded store keeps its files.")
 
     @property

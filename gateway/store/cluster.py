@@ -19,7 +19,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-_REDIRECTIONS = 8
+REDIRECTIONS = 8
 _REFRESH_SECONDS = 1.0
 
 
@@ -55,6 +55,33 @@ class ClusterClient(RedisCluster):
         self._pool_size, self._pool_wait = pool_size, pool_wait
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._stale_since = float("-inf")
+        self._asking: asyncio.Task[RedisCluster] | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the topology must be asked for."""
+        return self._initialize
+
+    async def know_topology(self) -> None:
+        """Ask for the topology unless that is under way; wait for the answer only where none is known.
+
+        Raises RedisClusterException.
+        """
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self.initialize())
+            self._asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
+        if not self.nodes_manager.slots_cache:
+            await asyncio.shield(self._asking)
+
+    def primary_of(self, slot: int) -> tuple[str, int]:
+        """Host and port of the primary that has a slot, as far as it is known."""
+        node = self.nodes_manager.get_node_from_slot(slot)
+        return node.host, int(node.port)
+
+    async def moved(self, redirection: MovedError) -> tuple[str, int]:
+        """Host and port of the primary that MOVED names; remembered."""
+        await self.nodes_manager.move_slot(redirection)
+        return self.primary_of(redirection.slot_id)
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """A pipeline without transaction: commands are grouped by node, each node gets its own in one write."""
@@ -64,6 +91,9 @@ class ClusterClient(RedisCluster):
 
     async def aclose(self) -> None:
         """Close every connection. What redis-py has in its place does nothing while the topology is stale."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         self._initialize = True
         manager = self.nodes_manager
         nodes = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
@@ -98,7 +128,7 @@ class ClusterClient(RedisCluster):
     async def _deliver(self, node: ClusterNode, commands: list[PipelineCommand]) -> None:
         await self._write(node, commands)
         for command in commands:
-            for _ in range(_REDIRECTIONS):
+            for _ in range(REDIRECTIONS):
                 if isinstance(command.result, MovedError):
                     moved = command.result
                     await self.nodes_manager.move_slot(moved)
@@ -124,10 +154,11 @@ class ClusterClient(RedisCluster):
                 command.result = error
         finally:
             slot.release()
-        if any(_lost(command.result) for command in commands):
-            self._forget_topology()
+        if any(is_lost(command.result) for command in commands):
+            self.forget_topology()
 
-    def _forget_topology(self) -> None:
+    def forget_topology(self) -> None:
+        """A node was lost: the topology may have changed."""
         # A refresh makes every connection reconnect, so a slow node must not cause one for each of its commands.
         now = asyncio.get_running_loop().time()
         if now - self._stale_since > _REFRESH_SECONDS:
@@ -143,10 +174,6 @@ class ClusterClient(RedisCluster):
 
 
 class _Pipeline(ClusterPipeline):
-    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
-        """Redis-py refuses this one command in a pipeline; by its keys it has a node like any other."""
-        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
-
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:  # noqa: ARG002
         """Replies in the order of the commands; with ``raise_on_error=False`` exceptions stand in the place of replies."""
         commands: list[PipelineCommand] = self._execution_strategy._command_queue  # type: ignore[attr-defined]
@@ -162,6 +189,7 @@ class _Pipeline(ClusterPipeline):
         return results
 
 
-def _lost(result: Any) -> bool:
+def is_lost(result: Any) -> bool:
+    """Whether a reply or exception says that the node cannot be asked, so that another may have its slots."""
     lost = (RedisConnectionError, RedisTimeoutError, ClusterDownError)
     return isinstance(result, lost) and not isinstance(result, (MaxConnectionsError, BusyLoadingError))

@@ -2,8 +2,9 @@
 
 No client retries a command: a script whose reply was lost may have run. Reconnecting and following MOVED and ASK remain.
 
-A caller may be cancelled at any time: redis-py then closes the connection whose reply is outstanding, so nobody reads a reply
-that belongs to somebody else. Such a command may have run or not.
+Scripts go over one connection to each primary (`multiplexed`), single commands through redis-py's pools. A caller may be
+cancelled at any time: the reply is read and dropped, or redis-py closes the connection, so nobody reads a reply that belongs to
+somebody else. Such a command may have run or not.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
-from redis.asyncio import BlockingConnectionPool, Redis, UnixDomainSocketConnection
-from redis.asyncio import Connection as TcpConnection
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -29,10 +29,11 @@ from gateway.config.sections import RedisSettings
 from gateway.errors import InternalError, Overloaded, StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url, refusal
 from gateway.store.cluster import ClusterClient
+from gateway.store.multiplexed import Commands, MultiplexedConnection
+from gateway.store.multiplexed_cluster import MultiplexedCluster
+from gateway.store.pools import Managed, Pool, SentinelPool, Tcp, Unix
 
 _log = logging.getLogger("gateway.store")
-
-_ASK_SENTINEL_EVERY_S = 1.0
 
 
 class Node(Protocol):
@@ -49,12 +50,18 @@ class Node(Protocol):
 class Connection:
     """A client and what depends on the form of the store.
 
-    ``client`` is a ``redis.asyncio`` client, loosely typed; its methods belong inside ``store_errors()``.
+    ``client`` is a ``redis.asyncio`` client, loosely typed, and ``scripts`` takes the calls of scripts, by default one at a
+    time through the client. What either does belongs inside ``store_errors()``.
     """
 
     client: Any
+    scripts: Commands = None  # type: ignore[assignment]  # never after __post_init__
     is_cluster: bool = False
     sentinels: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scripts is None:
+            object.__setattr__(self, "scripts", _OneAtATime(self.client))
 
     async def ping(self) -> None:
         """Ask whether the store answers. Raises StoreUnavailable, Overloaded."""
@@ -63,7 +70,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
-        await asyncio.gather(*(client.aclose() for client in (self.client, *self.sentinels)))
+        await asyncio.gather(*(part.aclose() for part in (self.scripts, self.client, *self.sentinels)))
 
     async def primaries(self) -> list[Node]:
         """Every server that runs scripts: all primaries of a cluster, otherwise the client itself."""
@@ -92,83 +99,17 @@ class _ClusterNode:
         return await self.execute_command("SCRIPT LOAD", script)
 
 
-class _Recycled:
-    """A connection that a demoted primary answers READONLY is not used again: behind a DNS name waits the new one."""
+@dataclass(frozen=True, slots=True)
+class _OneAtATime:
+    """For a client without a socket of its own, such as a server in memory."""
 
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]
-        except redis_errors.ReadOnlyError:
-            self.mark_for_reconnect()  # type: ignore[attr-defined]
-            raise
+    client: Any
 
-
-class _SharedTls:
-    """Takes a ready TLS context: redis-py makes one for each connection, which blocks the loop for some 45 ms."""
-
-    def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
-        self._tls = tls
-        super().__init__(**options)
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        arguments: Mapping[str, Any] = super()._connection_arguments()  # type: ignore[misc]
-        return {**arguments, "ssl": self._tls} if self._tls else arguments
-
-
-class _Tcp(_SharedTls, _Recycled, TcpConnection):
-    pass
-
-
-class _Unix(_Recycled, UnixDomainSocketConnection):
-    pass
-
-
-class _Managed(_SharedTls, SentinelManagedConnection):
-    pass
-
-
-class _Pool(BlockingConnectionPool):
-    """Tells "all connections are in use" apart from "no connection"."""
-
-    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:  # noqa: ARG002
-        try:
-            return await super().get_connection()  # type: ignore[no-untyped-call]
-        except redis_errors.ConnectionError as error:
-            if isinstance(error.__cause__, TimeoutError):  # asyncio's; a slow connect is redis-py's own TimeoutError
-                raise redis_errors.MaxConnectionsError("all connections are in use") from error
-            raise
-
-
-class _SentinelPool(SentinelConnectionPool, _Pool):
-    """Asks who the primary is while it is used, too, and not only when it connects.
-
-    In a failover that somebody asks for, the old primary goes on for some ten seconds, and what it is told then is lost.
-    """
-
-    _asked = float("-inf")
-    _asking: asyncio.Task[None] | None = None
-
-    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        now = asyncio.get_running_loop().time()
-        if now - self._asked > _ASK_SENTINEL_EVERY_S and (self._asking is None or self._asking.done()):
-            self._asked = now
-            self._asking = asyncio.create_task(self._follow())
-        return await super().get_connection(command_name, *keys, **options)
-
-    async def _follow(self) -> None:
-        with suppress(redis_errors.RedisError, OSError):  # whoever needs a new connection is told
-            await self.get_master_address()  # type: ignore[no-untyped-call]  # closes those that nobody uses
-
-    async def release(self, connection: Any) -> None:
-        if (connection.host, connection.port) != self.master_address:
-            connection.mark_for_reconnect()
-        await super().release(connection)
+    async def call(self, *words: Any) -> Any:
+        return await self.client.execute_command(*words)
 
     async def aclose(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        await super().aclose()
+        """The client is closed by whom it belongs to."""
 
 
 def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
@@ -180,8 +121,9 @@ def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
     if url == "embedded":
         raise refusal("embedded has no address before the embedded server is started")
     address = parse_url(url) if url else _from_fields(settings)
+    timeout = settings.command_timeout / 1000
     options: dict[str, Any] = {
-        "socket_timeout": settings.command_timeout / 1000,
+        "socket_timeout": timeout,
         "socket_connect_timeout": settings.connect_timeout / 1000,
         "health_check_interval": 0,
         "client_name": "gateway",
@@ -193,22 +135,29 @@ def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if address.kind == "cluster":
-        extra = {"connection_class": _Tcp, "tls": _tls_context(address)}
-        options |= {"pool_size": settings.pool_size, "pool_wait": settings.pool_wait / 1000}
-        return Connection(ClusterClient(address.hosts, node_options=extra, **options), is_cluster=True)
+        tls = _tls_context(address)
+        node_options = {"connection_class": Tcp, "tls": tls}
+        pool: dict[str, Any] = {"pool_size": settings.pool_size, "pool_wait": settings.pool_wait / 1000}
+        cluster = ClusterClient(address.hosts, node_options=node_options, **pool, **options)
+        calls = MultiplexedCluster(cluster, lambda host, port: Tcp(host=host, port=port, tls=tls, **options), timeout)
+        return Connection(cluster, calls, is_cluster=True)
     options |= {"max_connections": settings.pool_size, "timeout": settings.pool_wait / 1000}
     if address.kind == "unix":
-        return Connection(Redis.from_pool(_Pool(connection_class=_Unix, path=address.path, db=address.db, **options)))
-    options |= {"tls": _tls_context(address), "connection_class": _Tcp}
+        return _pooled(Pool(connection_class=Unix, path=address.path, db=address.db, **options), timeout)
+    options |= {"tls": _tls_context(address), "connection_class": Tcp}
     servers = [options | {"host": host, "port": port} for host, port in address.hosts]
     if address.kind == "single":
-        return Connection(Redis.from_pool(_Pool(db=address.db, **servers[0])))
+        return _pooled(Pool(db=address.db, **servers[0]), timeout)
     login = {name: address.options.get(f"sentinel_{name}") or None for name in ("username", "password")}
     sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
-    sentinel.sentinels = [Redis.from_pool(_Pool(**server | login)) for server in servers]
-    options |= {"connection_class": _Managed, "connection_pool_class": _SentinelPool}
+    sentinel.sentinels = [Redis.from_pool(Pool(**server | login)) for server in servers]
+    options |= {"connection_class": Managed, "connection_pool_class": SentinelPool}
     client = sentinel.master_for(address.service, db=address.db, **options)
-    return Connection(client, sentinels=tuple(sentinel.sentinels))
+    return Connection(client, MultiplexedConnection(client.connection_pool, timeout), sentinels=tuple(sentinel.sentinels))
+
+
+def _pooled(pool: Pool, timeout: float) -> Connection:
+    return Connection(Redis.from_pool(pool), MultiplexedConnection(pool, timeout))
 
 
 def describe(settings: RedisSettings) -> str:

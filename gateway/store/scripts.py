@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,13 +57,13 @@ class ScriptRunner:
 
     async def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
         """Run a script once. Raises StoreUnavailable, Overloaded, or InternalError if the script itself fails."""
-        client = self._connection.client
+        send = self._connection.scripts.call
         with store_errors():
             try:
                 try:
-                    reply = await client.evalsha(self._shas[name], len(keys), *keys, *arguments)
+                    reply = await send("EVALSHA", self._shas[name], len(keys), *keys, *arguments)
                 except NoScriptError:
-                    reply = await client.eval(self._scripts[name].body, len(keys), *keys, *arguments)
+                    reply = await send("EVAL", self._scripts[name].body, len(keys), *keys, *arguments)
             except ResponseError as error:
                 self._explain(name, error)
                 raise
@@ -73,14 +74,11 @@ class ScriptRunner:
     async def call_each(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[list[Any] | Exception]:
-        """Run a script once for each of these keys and arguments, in one round trip. What fails is an error in its place.
-
-        Raises StoreUnavailable, Overloaded if nothing could be asked.
-        """
-        replies = await self._pipelined("EVALSHA", self._shas[name], calls)
+        """Run a script once for each of these keys and arguments, all sent at once. What fails is an error in its place."""
+        replies = await self._send_each("EVALSHA", self._shas[name], calls)
         unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            again = await self._pipelined("EVAL", self._scripts[name].body, [calls[index] for index in unknown])
+            again = await self._send_each("EVAL", self._scripts[name].body, [calls[index] for index in unknown])
             for index, reply in zip(unknown, again, strict=True):
                 replies[index] = reply
         for reply in replies:
@@ -88,14 +86,13 @@ class ScriptRunner:
                 self._explain(name, reply)
         return [store_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
-    async def _pipelined(
+    async def _send_each(
         self, command: str, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
-        with store_errors():
-            pipe = self._connection.client.pipeline(transaction=False)
-            for keys, arguments in calls:
-                pipe.execute_command(command, script, len(keys), *keys, *arguments)
-            return list(await pipe.execute(raise_on_error=False))
+        send = self._connection.scripts.call
+        return await asyncio.gather(
+            *(send(command, script, len(keys), *keys, *arguments) for keys, arguments in calls), return_exceptions=True
+        )
 
     def _explain(self, name: str, error: ResponseError) -> None:
         if "user_script" in str(error):

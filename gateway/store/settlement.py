@@ -69,7 +69,7 @@ class Settlements:
         """End admissions: free what they hold, correct what they were charged, record what they used.
 
         For an admission the first call counts and no other, so one that failed may be repeated within a lease. Returns
-        what failed, in the order of the settlements. Raises StoreUnavailable, Overloaded if nothing could be asked.
+        what failed, in the order of the settlements.
         """
         replies = await self._runner.call_each("settle", [self._call_of(settlement) for settlement in settlements])
         failures: list[Exception | None] = []

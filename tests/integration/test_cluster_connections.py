@@ -96,13 +96,13 @@ async def test_a_pipeline_spans_the_cluster_and_keeps_the_order(cluster):
             await node.script_load(SET_AND_GET)
         pipeline = connection.client.pipeline(transaction=False)
         for key in range(30):
-            pipeline.evalsha(SHA, 1, f"p{key}", key)
-        pipeline.evalsha("0" * 40, 1, "p", "x")
+            pipeline.execute_command("EVALSHA", SHA, 1, f"p{key}", key)
+        pipeline.execute_command("EVALSHA", "0" * 40, 1, "p", "x")
         *replies, unknown = await pipeline.execute(raise_on_error=False)
         assert replies == [b"%d" % key for key in range(30)]
         assert isinstance(unknown, NoScriptError)
         with pytest.raises(NoScriptError):
-            await connection.client.pipeline().evalsha("0" * 40, 1, "p", "x").execute()
+            await connection.client.pipeline().execute_command("EVALSHA", "0" * 40, 1, "p", "x").execute()
 
 
 async def test_keys_of_two_slots_in_one_script_are_a_bug(cluster):
