@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
-# Check and test everything. Usage: test.sh [pytest options]; with options only those tests run.
+# Check and test everything. Usage: test.sh [--engine NAME] [pytest options]; with options only those tests run.
+# --engine runs every test that starts a server on that HTTP engine, and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh test
+if [ "${1:-}" = --engine ]; then
+    export GATEWAY_TEST_ENGINE=$2
+    shift 2
+    [ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile tests/e2e tests/integration
+fi
 if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
 fi
 ./scripts/check
 # whole files to each process: what is expensive to start is shared within a file
-exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+# what concerns the wire once more on the other engine
+export GATEWAY_TEST_ENGINE=granian
+exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile tests/e2e/test_{bad_input,cli,readme,replicas,scripts}.py \
+    tests/integration/test_{proxy_forwarding,proxy_streams,proxy_security,sdks}.py

@@ -29,6 +29,7 @@ from gateway.serving import Listener, serve
 from gateway.store import Stores, connect, new_id, new_tenant_id, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from tests.builders import built_in_plugins
+from tests.engines import ENGINE
 from tests.stores import patient
 from tests.wire import Fields, Message, Wire, connected_to, eventually
 
@@ -206,7 +207,7 @@ async def running_proxy(
     """Serve a proxy on a free port. ``plugins`` are installed besides the built-in ones."""
     config = Config.model_validate(
         {
-            "server": {"base_domain": BASE_DOMAIN, "drain_delay": 0, "drain_timeout": "2s", **(server or {})},
+            "server": {"base_domain": BASE_DOMAIN, "drain_delay": 0, "drain_timeout": "2s", "engine": ENGINE, **(server or {})},
             "upstream": {"allowed_networks": "127.0.0.0/8", **(upstream or {})},
             "limits": dict(limits or {}),
         }

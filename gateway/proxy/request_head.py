@@ -55,6 +55,8 @@ def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                raise BadRequest("Transfer-Encoding may only be chunked.", headers=_CLOSE)
             chunked = True
         elif name in CREDENTIALS:
             credential = _credential(name, value)

@@ -1,4 +1,4 @@
-"""The HTTP server: the only user of Hypercorn.
+"""The HTTP server: listeners, their life and death, and an engine that speaks HTTP for them.
 
 ``serve`` runs several listeners in one process and one event loop. Every socket is bound before anything starts, every
 app has started before anything is accepted, and every listener has drained before the first app shuts down, so apps may

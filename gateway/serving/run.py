@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, closing
 from typing import Any, TypeVar
 
 from gateway.config import ServerSettings
+from gateway.serving.engine import Assignment, Server, load_engine
 from gateway.serving.lifespan import lifespan_of
-from gateway.serving.listener import Listener, Server, bind, configure
+from gateway.serving.listener import Listener, bind
 
 Ready = Callable[[Mapping[str, tuple[str, int]]], None]
 
@@ -38,15 +39,20 @@ async def serve(
     carry ``connection: close``, so that clients with a connection pool have left before the sockets close. A client that
     accepts no byte for ``write_stall_ms`` is disconnected (by the kernel, where it has TCP_USER_TIMEOUT).
 
-    Raises ConfigurationError when an address cannot be bound, with nothing served yet, or when an app refuses to start.
+    Raises ConfigurationError when the engine is not installed or an address cannot be bound, with nothing served yet, or when
+    an app refuses to start.
     """
+    engine = load_engine(settings.engine)
     async with AsyncExitStack() as stack:
-        sockets = [stack.enter_context(closing(bind(listener, write_stall_ms))) for listener in listeners]
+        sockets = [
+            stack.enter_context(closing(bind(listener.name, listener.host, listener.port, write_stall_ms)))
+            for listener in listeners
+        ]
         for listener in listeners:
             await stack.enter_async_context(lifespan_of(listener))
         signs = (shutdown,) if leaving is None else (shutdown, leaving)
         servers = [
-            Server(listener, configure(sock, settings, cleanup_ms), signs)
+            engine.create_server(Assignment(listener.name, listener.app, sock, settings, signs, cleanup_ms))
             for listener, sock in zip(listeners, sockets, strict=True)
         ]
         await _run(servers, shutdown, ready, settings.drain_timeout / 1000, cleanup_ms / 1000)

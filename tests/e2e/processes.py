@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.calls import Answer, call
+from tests.engines import ENGINE
 from tests.servers import short_directory, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,8 +147,10 @@ def _kill_group(leader: int) -> None:
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
-    """Next to nothing: PATH, a home folder, and what pip needs on some machines."""
+    """Next to nothing: PATH, a home folder, what pip needs on some machines, and the engine that is tested."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PIP_")}
+    if ENGINE != "hypercorn":
+        kept["GATEWAY_SERVER__ENGINE"] = ENGINE
     # pip's news about itself are no errors
     return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | more
 

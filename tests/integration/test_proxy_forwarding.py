@@ -246,7 +246,15 @@ async def test_what_speaks_for_the_upstream_does_not_come_back_unless_the_rule_s
         await gateway.new_rule(tenant, upstream.url, "/open", pass_response_headers=["set-cookie", "server"])
         reply = await gateway.ask("GET", "/v1/x", key=tenant.secret, fields={"x-request-id": "mine"})
         assert (reply.status, reply.body) == (503, b"busy")
-        assert reply.names == {"x-upstream-request-id", "x-request-id", "retry-after", "x-kept", "content-length", "date"}
+        assert (reply.get("server") or "") == ""  # Granian's replies have the field, without a value
+        assert reply.names - {"server"} == {
+            "x-upstream-request-id",
+            "x-request-id",
+            "retry-after",
+            "x-kept",
+            "content-length",
+            "date",
+        }
         assert (reply.get("x-request-id"), reply.get("x-upstream-request-id"), reply.all("x-kept")) == (
             "mine",
             "theirs",

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import virtual_key
+from tests.engines import ENGINE, granian_differs
 from tests.gateways import running_proxy
 from tests.wire import an_upstream, head_of
 
@@ -144,6 +145,7 @@ async def test_own_pages_exist_only_on_hosts_that_are_no_tenant_s(served):
     assert (await gateway.ask("GET", "/health", key=None, host="a@b")).status == 400
 
 
+@granian_differs("drops the authority of the request line")
 async def test_a_second_authority_in_the_request_line_is_refused(served):
     gateway, tenant, upstream = served
     for target in ("http://testcompany.example.com/x", "http://other.example.com/x", "https://evil/", "//evil/x", "*", "evil"):
@@ -151,6 +153,7 @@ async def test_a_second_authority_in_the_request_line_is_refused(served):
     assert upstream.connections == 0
 
 
+@granian_differs("speaks HTTP/1 only")
 async def test_http2_is_held_to_the_same_rules(served):
     gateway, tenant, upstream = served
 
@@ -272,8 +275,8 @@ async def test_a_key_for_some_models_calls_no_others_and_none_unnamed(served):
         "/a%00",
         "/a/..;/b",
         "//a",
-        "/a#b",
-        "/a?b#c",
+        pytest.param("/a#b", marks=granian_differs("drops fragments")),
+        pytest.param("/a?b#c", marks=granian_differs("drops fragments")),
         "/" + "a" * 8_200,
         "/a?" + "b" * 8_200,
     ],
@@ -312,7 +315,7 @@ pieces = st.sampled_from(
         "v1",
         "%76%31",
         "?",
-        "#",
+        *([] if ENGINE == "granian" else ["#"]),  # it drops fragments
         "~",
         "'",
         "[",
@@ -365,14 +368,15 @@ def loop_with_gateway(valkey_store_server):
 # Framing
 
 
+DROPS_LENGTH = granian_differs("drops the length beside chunks and closes the connection after the reply")
 RAW = "POST /x HTTP/{version}\r\nHost: testcompany.example.com\r\nAuthorization: Bearer {key}\r\n"
 
 
 @pytest.mark.parametrize(
     ("version", "rest"),
     [
-        ("1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        pytest.param("1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", marks=DROPS_LENGTH),
+        pytest.param("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", marks=DROPS_LENGTH),
         ("1.0", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
         ("1.1", "Content-Length: 5, 6\r\n\r\nhello!"),
@@ -408,7 +412,8 @@ async def test_a_length_given_twice_alike_reaches_the_upstream_as_one(served):
 async def test_too_many_or_too_long_fields_are_refused(served):
     gateway, tenant, upstream = served
     reply = await gateway.ask("GET", "/x", key=tenant.secret, fields=[("x", "1")] * 99)
-    assert (reply.status, reply.code) == (431, "headers_too_large")
+    assert reply.status == 431
+    assert ENGINE == "granian" or reply.code == "headers_too_large"  # Granian's own limit is the same and comes first
     reply = await gateway.ask("GET", "/x", key=tenant.secret, fields={"x": "a" * 8_193})
     assert (reply.status, reply.code) == (431, "headers_too_large")
     assert (await gateway.ask("GET", "/x", key=tenant.secret, fields=[("x", "1")] * 98)).status == 200

@@ -1,0 +1,88 @@
+"""An app that shows what an engine makes of a request, and misbehaves on demand."""
+
+import asyncio
+import contextlib
+import json
+from contextlib import asynccontextmanager
+
+from gateway.config import ServerSettings
+from gateway.serving import Listener, serve
+
+REST = "Host: x\r\n\r\n"
+
+
+class WireApp:
+    """Answers what it was asked as JSON; ``paths`` are coroutine functions for paths that do something else."""
+
+    def __init__(self, **paths):
+        self.paths = paths
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.http.response.start", "status": 501, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no websockets"})
+        elif scope["path"].strip("/") in self.paths:
+            await self.paths[scope["path"].strip("/")](receive, send)
+        else:
+            body, kind = b"", ""
+            while not kind:
+                message = await receive()
+                body += message.get("body", b"")
+                kind = "" if message.get("more_body") else message["type"]
+            text = {name: scope[name].decode("latin-1") for name in ("raw_path", "query_string")}
+            headers = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
+            seen = {"headers": headers, "method": scope["method"], "http_version": scope["http_version"]}
+            await answer(send, json.dumps({**text, **seen, "body": body.decode(), "ended_by": kind}).encode())
+
+
+async def answer(send, body, status=200, headers=()):
+    fields = [(b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serving(app, engine, **settings):
+    """Its address."""
+    bound, shutdown = asyncio.get_running_loop().create_future(), asyncio.Event()
+    configured = ServerSettings(**{"engine": engine, "drain_timeout": "1s", **settings})
+    listener = Listener(app, "127.0.0.1", 0, "proxy")
+    task = asyncio.create_task(serve([listener], configured, shutdown, ready=bound.set_result, cleanup_ms=500))
+    await asyncio.wait([task, bound], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+    try:
+        yield bound.result()["proxy"]
+    finally:
+        shutdown.set()
+        await task
+
+
+async def exchange(address, request, *, until=b""):
+    """What comes back until the server closes, or until it has said so much."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request if isinstance(request, bytes) else request.encode("latin-1"))
+    reply = b""
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(10):
+            while not (until and until in reply) and (chunk := await reader.read(1 << 16)):
+                reply += chunk
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return reply
+
+
+async def seen_of(address, request):
+    """What the app saw of a request that it answered."""
+    head, _, body = (await exchange(address, request.replace(REST, "Connection: close\r\n" + REST))).partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")), head
+    return json.loads(body)
+
+
+def status_of(reply):
+    return int(reply.split(b" ", 2)[1])
