@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
 from typing import Any, cast
 
-import hypercorn.asyncio
-from hypercorn.config import Config, Sockets
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.typing import AppWrapper
 
 from gateway.config import ServerSettings
 from gateway.serving.engine import Assignment
-from gateway.serving.listener import BACKLOG, Message, Receive, Send
+from gateway.serving.hypercorn_connection import ClientLost, Connection
+from gateway.serving.listener import BACKLOG
 
 logger = logging.getLogger("gateway.server")
 
@@ -30,26 +34,38 @@ class HypercornServer:
         self.address: tuple[str, int] = assignment.socket.getsockname()[:2]
         self.accepting = asyncio.Event()
         self._app = assignment.app
-        self._config = _configure(assignment.socket, assignment.settings, assignment.cleanup_ms)
-        self._signs = assignment.signs
+        self._socket = assignment.socket
+        self._config = _configure(assignment.settings, assignment.signs)
+        self._connections: dict[Connection, asyncio.Task[Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set and every connection has ended."""
+        loop = asyncio.get_running_loop()
+        context = WorkerContext(None)
 
-        async def shutdown_trigger() -> None:  # Hypercorn first awaits it when its socket accepts
-            self.accepting.set()
-            await stop.wait()
+        async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = Connection(cast("AppWrapper", self._handle), loop, self._config, context, {}, reader, writer)
+            self._connections[connection] = cast("asyncio.Task[Any]", asyncio.current_task())
+            try:
+                await connection
+            finally:
+                del self._connections[connection]
 
-        app: Any = self._handle
+        server = await asyncio.start_server(serve_connection, sock=self._socket, backlog=BACKLOG)
+        self.accepting.set()
         try:
-            await hypercorn.asyncio.serve(app, self._config, shutdown_trigger=shutdown_trigger, mode="asgi")
-        except Exception as error:
-            if not stop.is_set():
-                raise
-            logger.warning("%s: a connection broke while draining: %r", self.name, error)
-        while self._running:  # Hypercorn stops waiting for its connections when the first of them ends in an error
-            await asyncio.wait(self._running)
+            await stop.wait()
+            server.close()
+            await context.terminated.set()
+            for connection in list(self._connections):
+                connection.stop()
+            while self._connections:
+                await asyncio.wait(self._connections.values())
+        finally:
+            server.close()
+            for task in self._connections.values():
+                task.cancel()
 
     def cut(self) -> int:
         """Cancel the requests that run; returns how many."""
@@ -57,55 +73,41 @@ class HypercornServer:
             task.cancel()
         return len(self._running)
 
-    async def _handle(self, scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return  # lifespan_of runs it
-        is_http1 = scope["type"] == "http" and scope["http_version"].startswith("1")
-        is_lost = False
-
-        async def send_or_lose(message: Message) -> None:
-            nonlocal is_lost
-            if is_http1 and message["type"] == "http.response.start" and any(event.is_set() for event in self._signs):
-                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            try:
-                await send(message)
-            except OSError:
-                is_lost = True
-                raise
-
+    async def _handle(self, scope: Any, receive: Any, send: Any, _sync_spawn: Any, _call_soon: Any) -> None:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._running.add(task)
         try:
-            await self._app(scope, receive, send_or_lose)
-        except OSError as error:
-            if not is_lost:
-                raise
+            await self._app(scope, receive, send)
+        except ClientLost as error:
             logger.debug("%s: lost a client: %r", self.name, error)
         finally:
             self._running.discard(task)
 
 
-class _BoundConfig(Config):
-    """Serves a socket that is bound already. With ``fd://N`` two objects would own, and close, one descriptor."""
+class _Config(Config):
+    """Adds to each reply what the server itself has to say."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
+    def __init__(self, signs: Sequence[asyncio.Event]) -> None:
+        self._signs = signs
+        self._second = 0
+        self._date = (b"date", b"")
 
-    def create_sockets(self) -> Sockets:
-        """Return the one socket."""
-        return Sockets([], [self.socket], [])
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """The date, made once a second, and ``connection: close`` once a sign is set."""
+        del protocol
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._date = second, (b"date", formatdate(second, usegmt=True).encode())
+        if any(sign.is_set() for sign in self._signs):
+            return [self._date, (b"connection", b"close")]
+        return [self._date]
 
 
-def _configure(sock: socket.socket, settings: ServerSettings, cleanup_ms: int) -> _BoundConfig:
+def _configure(settings: ServerSettings, signs: Sequence[asyncio.Event]) -> Config:
     """Translate the settings into Hypercorn's."""
-    config = _BoundConfig(sock)
+    config = _Config(signs)
     config.accesslog = None
     config.errorlog = logger
-    config.alpn_protocols = ["http/1.1"]
-    config.backlog = BACKLOG
-    config.include_server_header = False
     config.h11_max_incomplete_size = settings.max_header_bytes
     config.keep_alive_timeout = settings.keep_alive / 1000
-    # Its own timeout must come after ours: a second cancellation would interrupt what the first one set to unwind.
-    config.graceful_timeout = (settings.drain_timeout + cleanup_ms) / 1000
     return config

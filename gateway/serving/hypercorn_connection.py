@@ -1,0 +1,199 @@
+"""Hypercorn's connection, less what costs most on the way of a request: timer tasks, and a write for each part of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import h11
+from h11._headers import Headers
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+
+MOST_GATHERED_BYTES = 64 << 10
+LAST_REQUEST_S = 0.05
+"""How long a connection without a request lasts when the server stops: one may be on its way already."""
+
+_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_VALUES = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class ClientLost(OSError):
+    """The client cannot be written to."""
+
+
+class Http1(H11Protocol):
+    """HTTP/1.1 and nothing else: a wish for HTTP/2 without TLS is no other protocol here."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        pass  # would change to HTTP/2
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.1", b"1.0"):
+            await self._send_error_response(505)
+            await self.send(Closed())
+        else:
+            await super()._create_stream(request)
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """As Hypercorn's, but that the header fields of a reply are checked all at once."""
+        if isinstance(event, Response) and event.status_code >= 200:
+            fields = [*event.headers, *self.config.response_headers("h11")]
+            headers = _checked(fields)
+            await self._send_h11_event(
+                h11.Response(status_code=event.status_code, headers=fields if headers is None else headers)
+            )
+        else:
+            await super().stream_send(event)
+
+
+def _checked(fields: list[tuple[bytes, bytes]]) -> Headers | None:
+    """The fields as h11 0.16 keeps them; None where it must look for itself."""
+    names = [name for name, _ in fields]
+    if not _NAMES.fullmatch(b"".join(names)) or not _VALUES.fullmatch(b"".join([value for _, value in fields])):
+        return None
+    if b"transfer-encoding" in names or b"" in names or names.count(b"content-length") > 1:
+        return None
+    return Headers([(name, name, value) for name, value in fields])
+
+
+class Connection(TCPServer):
+    """One connection. What is written in one turn of the event loop leaves as one write; the loop is asked once an idle period.
+
+    Where Hypercorn 0.18 makes and cancels a task each time a request begins or ends, here the time is noted.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        context: WorkerContext,
+        state: LifespanState,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        super().__init__(app, loop, config, context, state, reader, writer)
+        self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, self._end_idle)
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        sock = self.writer.get_extra_info("socket")
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup(self.loop) as task_group:
+                self._task_group = task_group
+                state = ConnectionState(self.state)
+                self.protocol = Http1(  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
+                    self.app, self.config, self.context, task_group, state, False, client, server, self.protocol_send
+                )
+                self.idle_task.begin()
+                if self.context.terminated.is_set():  # accepted while the server stopped
+                    self.stop()
+                await self._read_data()
+        except OSError:
+            pass
+        finally:
+            await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Take what Hypercorn's protocol sends: data, the end of the connection, the beginning or end of idleness."""
+        if isinstance(event, RawData):
+            await self._write(event.data)
+        elif isinstance(event, Updated):
+            if event.idle:
+                self.idle_task.begin()
+            else:
+                self.idle_task.end()
+        elif isinstance(event, Closed):
+            await self._close()
+
+    def stop(self) -> None:
+        """The server stops: serve the request that runs or has arrived, and wait for no other."""
+        self.loop.call_later(LAST_REQUEST_S, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.idle_task.is_idle:
+            self._end_idle()
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._gathered:
+            self.loop.call_soon(self._flush)
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+        transport = self.writer.transport
+        if self._gathered_bytes >= MOST_GATHERED_BYTES or transport.get_write_buffer_size():
+            self._flush()
+            try:
+                await self.writer.drain()
+            except (ConnectionError, RuntimeError):
+                await self.protocol.handle(Closed())
+            except OSError as error:
+                raise ClientLost(*error.args) from error
+
+    def _flush(self) -> None:
+        gathered = self._gathered
+        if gathered and not self.writer.transport.is_closing():
+            self.writer.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        gathered.clear()
+        self._gathered_bytes = 0
+
+    async def _close(self) -> None:
+        self._flush()
+        await super()._close()
+
+    def _end_idle(self) -> None:
+        self._flush()
+        self.writer.close()  # which also ends the reading
+
+
+class _IdleTimer:
+    """Calls back when a connection has been idle for long enough; in Hypercorn's place for the task that does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expired: Any) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._expired = expired
+        self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_idle = False
+
+    def begin(self) -> None:
+        self._since = self._loop.time()
+        self.is_idle = True
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def end(self) -> None:
+        self.is_idle = False
+
+    async def stop(self) -> None:
+        """As Hypercorn calls it when a connection has ended."""
+        self.is_idle = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self.is_idle:
+            return
+        left = self._since + self._seconds - self._loop.time()
+        if left <= 0:
+            self._expired()
+        else:
+            self._timer = self._loop.call_later(left, self._look)
