@@ -11,7 +11,7 @@ import hiredis
 
 
 class ScriptedStore:
-    """Speaks as much of the protocol as redis-py needs to connect. ``answer`` is sent in the place of every reply."""
+    """Speaks as much of the protocol as redis-py needs to connect. ``answer`` is sent in the place of scripts' replies."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -19,6 +19,7 @@ class ScriptedStore:
         self.asked: list[str] = []
         self.silent = False
         self.answer: bytes | None = None
+        self.greets_after_s = 0.0  # each reply to a command that is no script
         self._held: list[tuple[_Client, bytes]] = []
         self._clients: set[_Client] = set()
 
@@ -39,6 +40,11 @@ class ScriptedStore:
         for client in self._clients:
             client.transport.pause_reading()
 
+    def read_again(self) -> None:
+        """They are."""
+        for client in self._clients:
+            client.transport.resume_reading()
+
     def cut(self) -> None:
         """End every connection."""
         for client in list(self._clients):
@@ -53,9 +59,9 @@ class ScriptedStore:
     def reply(self, client: _Client, words: list[bytes]) -> None:
         """To one command."""
         if words[0] == b"HELLO":
-            client.transport.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+            self._greet(client, b"%1\r\n$5\r\nproto\r\n:3\r\n")
         elif not words[0].startswith(b"EVAL"):
-            client.transport.write(b"+OK\r\n")
+            self._greet(client, b"+OK\r\n")
         else:
             self.asked.append(words[-1].decode())
             reply = self.answer or b"*1\r\n$%d\r\n%b\r\n" % (len(words[-1]), words[-1])
@@ -63,6 +69,9 @@ class ScriptedStore:
                 self._held.append((client, reply))
             else:
                 client.transport.write(reply)
+
+    def _greet(self, client: _Client, reply: bytes) -> None:
+        asyncio.get_running_loop().call_later(self.greets_after_s, client.transport.write, reply)
 
 
 class _Client(asyncio.Protocol):

@@ -60,46 +60,44 @@ def script_connections(server: Server) -> list[dict[str, str]]:
 # One write
 
 
-class Sent:
-    """Every write at a socket, while patched in."""
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every write of scripts at a socket."""
+    writes: list[bytes] = []
 
-    def __init__(self) -> None:
-        self.writes: list[bytes] = []
-
-    def send(self, sending: socket.socket, data: bytes, *flags: int) -> int:
+    def send(sending: socket.socket, data: bytes, *flags: int) -> int:
         if b"EVAL" in bytes(data):
-            self.writes.append(bytes(data))
+            writes.append(bytes(data))
         return super(socket.socket, sending).send(data, *flags)
 
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    sent = Sent()
-    monkeypatch.setattr(socket.socket, "send", sent.send)
-    return sent
+    monkeypatch.setattr(socket.socket, "send", send)
+    return writes
 
 
-async def test_calls_of_one_tick_are_one_write_on_one_connection(sent: Sent):
+async def test_calls_of_one_tick_are_one_write_on_one_connection(sent: list[bytes]):
     scripts = {name: Script(name, ECHO, "", (f"{name}.lua:1",)) for name in ("admit", "settle")}
     with valkey_server() as server:
         async with connected(server.url) as connection:
             runner = ScriptRunner(connection, scripts)
             await runner.start(shebang=False)
             await runner.call("admit", ["k"], ["warm"])
-            sent.writes.clear()
+            sent.clear()
             alone = [asyncio.create_task(runner.call("admit", ["k"], [f"{number}"])) for number in range(40)]
             together = asyncio.create_task(runner.call_each("settle", [(["k"], [f"{number}"]) for number in range(40, 60)]))
             replies = [*await asyncio.gather(*alone), *await together]
             assert replies == [[b"%d" % number] for number in range(60)]
-            assert [write.count(b"EVALSHA") for write in sent.writes] == [60]
+            assert [write.count(b"EVALSHA") for write in sent] == [60]
             assert len(script_connections(server)) == 1
 
 
 async def test_a_connection_is_made_once_for_all_that_wait_for_it_and_like_any_other():
     with valkey_server() as server:
         async with connected(f"{server.url}/3") as connection:
-            replies = await asyncio.gather(*(echo(connection, f"{number}") for number in range(50)))
-            assert replies == [f"{number}" for number in range(50)]
+            calls = []
+            for number in range(50):
+                calls.append(asyncio.create_task(echo(connection, f"{number}")))
+                await asyncio.sleep(0)
+            assert await asyncio.gather(*calls) == [f"{number}" for number in range(50)]
             (one,) = script_connections(server)
             assert (one["name"], one["db"], one["resp"], one["lib-name"]) == ("gateway", "3", "3", "")
 
@@ -243,6 +241,18 @@ def test_a_hung_server_fails_every_call_at_its_deadline_and_runs_it_once_at_most
     run(new_loop, work())
 
 
+async def test_a_call_is_late_before_a_slow_connection_is_made_and_that_is_used_by_the_next():
+    async with scripted_store() as store, connected(store.url, command_timeout="400ms") as connection:
+        # two waits for replies, each in time
+        store.greets_after_s = 0.3
+        with pytest.raises(StoreUnavailable) as caught:
+            await echo(connection, "late")
+        assert str(caught.value.__cause__) == "no connection in time"
+        await asyncio.sleep(0.3)
+        assert await echo(connection, "next") == "next"
+        assert (store.accepted, store.asked) == (1, ["next"])
+
+
 async def test_a_late_call_fails_alone_and_new_ones_connect_anew():
     async with scripted_store() as store, connected(store.url, command_timeout="1s") as connection:
         store.silent = True
@@ -260,6 +270,22 @@ async def test_a_late_call_fails_alone_and_new_ones_connect_anew():
 
 
 # Bounds
+
+
+@loops
+def test_what_a_server_did_not_read_for_a_while_goes_over_the_same_connection(new_loop):
+    async def work() -> None:
+        async with scripted_store() as store, connected(store.url, command_timeout="20s") as connection:
+            await echo(connection, "first")
+            store.stop_reading()
+            tokens = [f"{number:03}" + "x" * 200_000 for number in range(100)]
+            calls = [asyncio.create_task(echo(connection, token)) for token in tokens]
+            await asyncio.sleep(0.1)
+            store.read_again()
+            assert await asyncio.gather(*calls) == tokens
+            assert (store.accepted, store.asked) == (1, ["first", *tokens])
+
+    run(new_loop, work())
 
 
 async def test_more_calls_than_may_wait_are_overload_at_once():
@@ -431,7 +457,7 @@ async def test_redis_py_keeps_its_streams_where_they_were_when_its_source_was_re
 def test_closing_fails_what_is_pending_and_leaves_nothing_behind(new_loop, when: str):
     async def work() -> None:
         async with scripted_store() as store:
-            async with connected(store.url) as connection:
+            async with asyncio.timeout(20), connected(store.url, command_timeout="1m") as connection:
                 store.silent = True
                 if when == "in flight":
                     store.silent = False
