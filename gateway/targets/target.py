@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from gateway.config import UpstreamSettings
@@ -25,6 +25,7 @@ class Target:
     """Where requests go. ``path`` is empty or begins with a slash and does not end with one.
 
     ``inner`` says that only ``upstream.allowed_networks`` may be reached: scheme or port is not one for the Internet.
+    ``origin`` is scheme, host and port, as in the Host header's URL; the port is left out where it is the scheme's own.
     """
 
     scheme: str
@@ -32,12 +33,12 @@ class Target:
     port: int
     path: str
     inner: bool
+    origin: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def origin(self) -> str:
-        """Scheme, host and port, as in the Host header's URL; the port is left out where it is the scheme's own."""
+    def __post_init__(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" + ("" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}")
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        object.__setattr__(self, "origin", f"{self.scheme}://{host}{port}")
 
     def url(self, path: str, query: str) -> str:
         """The URL for a path (empty or absolute) and a query without its question mark; nothing is encoded."""

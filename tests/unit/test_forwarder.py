@@ -13,33 +13,12 @@ from hypothesis import strategies as st
 
 from gateway.config import UpstreamSettings
 from gateway.errors import UpstreamTimeout, UpstreamUnreachable
-from gateway.forwarder import BodyBroken, Forwarder
+from gateway.forwarder import BodyBroken
 from gateway.targets import Target, parse_target
+from tests.forwarders import a_forwarder, fetch
 from tests.servers import make_certificates
 from tests.unit.test_targets import host_forms
 from tests.wire import an_upstream, ok
-
-LOOPBACK = {"allowed_networks": "127.0.0.0/8"}
-
-
-@contextlib.asynccontextmanager
-async def a_forwarder(**given):
-    forwarder = Forwarder(UpstreamSettings.model_validate(LOOPBACK | given))
-    await forwarder.start()
-    try:
-        yield forwarder
-    finally:
-        await forwarder.stop()
-
-
-async def fetch(forwarder, base, path="/x", *, method="GET", query="", headers=(), body=None, retries=None, inner=True):
-    target = Target(base.scheme, "127.0.0.1", base.port, "", inner) if not isinstance(base, Target) else base
-    upstream = await forwarder.open(target, method, target.url(path, query), list(headers), body, retries)
-    try:
-        return upstream, await upstream.read(1 << 20)
-    finally:
-        upstream.close()
-
 
 # Addresses
 
@@ -105,9 +84,9 @@ class Resolver(AbstractResolver):
 def resolving(forwarder, *answers):
     """Replace what names resolve to, as whoever owns a domain can."""
     resolver = Resolver(*answers)
-    for session in forwarder._sessions.values():
-        session.connector._resolver = resolver
-        session.connector._use_dns_cache = False
+    for pool in forwarder._pools.values():
+        pool.connector._resolver = resolver
+        pool.connector._use_dns_cache = False
     return resolver
 
 
@@ -249,7 +228,7 @@ async def test_nothing_is_added_to_the_headers_and_values_are_sent_as_they_came(
         raw = upstream.last.raw_head
         assert upstream.last.names == {"host", "x-a", "x-b"}
         assert b"x-a: \xc3\xa9\xe2\x82\xac\r\n" in raw
-        assert "x-b: é\r\n".encode() in raw
+        assert b"x-b: \xe9\r\n" in raw
         assert len(upstream.last.all("x-a")) == 2
 
 
@@ -310,7 +289,7 @@ async def test_a_refused_connection_is_tried_again_and_no_more_than_asked(monkey
         tried.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("gateway.forwarder.socket.socket", counting)
+    monkeypatch.setattr("gateway.forwarder.pool.socket.socket", counting)
     target = Target("http", "127.0.0.1", 1, "", True)
     async with a_forwarder() as forwarder:
         for retries, count in ((0, 1), (None, 2), (3, 4)):

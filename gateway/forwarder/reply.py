@@ -1,0 +1,113 @@
+"""The reply of a target, piece by piece as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import cast
+
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
+
+from gateway.forwarder.protocol import BROKEN_EXCHANGE, TargetProtocol
+from gateway.forwarder.upload import Upload
+
+
+class BodyBroken(Exception):
+    """The upstream's body ended before it was complete, or paused for too long. The head was sent already."""
+
+
+class UpstreamReply:
+    """The live reply of a target: the head is here, the body is not."""
+
+    __slots__ = ("_connection", "_content", "_ends_at", "_idle", "_upload", "raw_headers", "status")
+
+    def __init__(
+        self,
+        connection: Connection,
+        message: RawResponseMessage,
+        content: StreamReader,
+        upload: Upload | None,
+        *,
+        idle_seconds: float,
+        ends_at: float,
+    ) -> None:
+        self._connection: Connection | None = connection
+        self._content = content
+        self._upload = upload
+        self._idle = idle_seconds
+        self._ends_at = ends_at
+        self.status: int = message.code
+        self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives, undecoded, each piece as the parser made it. Raises BodyBroken, after all that has come."""
+        content, connection = self._content, self._connection
+        if connection is None:
+            raise BodyBroken("closed")
+        protocol = cast("TargetProtocol", connection.protocol)
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                if not content.is_eof():
+                    protocol.give_until(min(loop.time() + self._idle, self._ends_at))
+                chunk = await content.readany()
+                protocol.stop_clock()
+                if not chunk:
+                    return
+                yield chunk
+        except TimeoutError as error:
+            late = loop.time() >= self._ends_at
+            raise BodyBroken("the exchange took too long" if late else f"no data for {self._idle:g} s") from error
+        except BROKEN_EXCHANGE as error:
+            rest = protocol.unread(content)
+            if rest:
+                yield rest
+            raise BodyBroken(type(error).__name__) from error
+
+    def take(self) -> bytes | None:
+        """The whole body if all of it has come already, which is usual for short ones: nothing needs to be waited for."""
+        content = self._content
+        if not content.is_eof() or content.exception() is not None:
+            return None
+        return content.read_nowait()
+
+    async def read(self, limit_bytes: int) -> bytes | None:
+        """The whole body, or None if it is longer than the limit. Raises BodyBroken."""
+        whole = self.take()
+        if whole is not None:
+            return whole if len(whole) <= limit_bytes else None
+        parts: list[bytes] = []
+        size = 0
+        async with contextlib.aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit_bytes:
+                    return None
+                parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Give the connection back if request and reply have come to their ends, else drop it. May be called twice."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        complete = self._content.is_eof() and (self._upload is None or self._upload.is_complete)
+        give_back(connection, complete=complete, upload=self._upload)
+
+
+def give_back(connection: Connection, *, complete: bool, upload: Upload | None) -> None:
+    """End an exchange. A connection is used again only if nothing of the exchange is left in it."""
+    protocol = cast("TargetProtocol", connection.protocol)
+    protocol.stop_clock()
+    if upload is not None:
+        upload.stop()
+    if complete and protocol.has_sent_all:
+        connection.release()
+        return
+    if not protocol.has_sent_all:
+        # closing waits for what was written to be taken, which may be never
+        protocol.abort()
+    connection.close()
