@@ -165,16 +165,14 @@ class Forwarding:
             await reply.whole(answered.status, answered.headers.raw, answered.body)
             return
         await reply.start(answered.status, answered.headers.raw, checked=checked)
-        last = b""
+        whole = upstream.take()
         try:
-            async with contextlib.aclosing(upstream.chunks()) as chunks:
-                async for chunk in chunks:
-                    if watch.left:  # a plugin has swallowed the cancellation
-                        raise ClientLeft
-                    if upstream.is_complete:
-                        last = chunk
-                        break
-                    await reply.write(chunk)
+            if whole is None:
+                async with contextlib.aclosing(upstream.chunks()) as chunks:
+                    async for chunk in chunks:
+                        if watch.left:  # a plugin has swallowed the cancellation
+                            raise ClientLeft
+                        await reply.write(chunk)
         except BodyBroken as error:
             _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
             failure = UpstreamUnreachable("The target of this route broke off its reply.")
@@ -184,7 +182,7 @@ class Forwarding:
             return
         # the server reports the end of its own reply like a client that leaves
         watch.stop()
-        await reply.end(last)
+        await reply.end(whole or b"")
 
 
 def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
