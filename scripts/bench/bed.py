@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,14 +55,14 @@ class Cores:
 
 @dataclass
 class Bed:
-    """The servers that all contenders use."""
+    """The servers that all contenders use. ``notes`` are what the reader of the results has to know."""
 
     cores: Cores
     folder: Path
     redis_port: int
     redis: Program
     upstream_port: int
-    upstream: Program
+    streams_port: int
     peers_folder: Path
     wrk: Wrk
     notes: list[str] = field(default_factory=list)
@@ -70,9 +71,12 @@ class Bed:
     def redis_url(self) -> str:
         return f"redis://{HOST}:{self.redis_port}"
 
-    @property
-    def upstream_url(self) -> str:
-        return f"http://{HOST}:{self.upstream_port}"
+    def target_port(self, streams: bool) -> int:
+        """Of the upstream that answers at once, or of the one that streams."""
+        return self.streams_port if streams else self.upstream_port
+
+    def target_url(self, streams: bool) -> str:
+        return f"http://{HOST}:{self.target_port(streams)}"
 
     def client(self, db: int = 0) -> Any:
         """A blocking client of the shared Redis."""
@@ -95,15 +99,17 @@ def a_bed(folder: Path, peers_folder: Path) -> Iterator[Bed]:
             raise RuntimeError(f"{needed} is not installed; see docs/performance.md")
     cores = Cores.available()
     os.sched_setaffinity(0, cores.others)
-    redis_port, upstream_port = free_port(), free_port()
+    redis_port, upstream_port, streams_port = free_port(), free_port(), free_port()
     config = folder / "upstream.conf"
     config.write_text(UPSTREAM_CONFIG.format(folder=folder, port=upstream_port, reply=REPLY), encoding="utf-8")
     store = ["redis-server", "--port", str(redis_port), "--bind", HOST, "--save", "", "--appendonly", "no"]
     store += ["--dir", str(folder), "--loglevel", "warning", "--maxclients", "20000"]
     with contextlib.ExitStack() as stack:
         started = stack.enter_context(running("redis", store, folder=folder, cores=cores.others, port=redis_port))
-        upstream = stack.enter_context(
-            running("upstream", ["nginx", "-c", config], folder=folder, cores=cores.others, port=upstream_port)
-        )
+        for name, command, port in (
+            ("upstream", ["nginx", "-c", config], upstream_port),
+            ("streams", [sys.executable, HERE / "stream_upstream.py", str(streams_port)], streams_port),
+        ):
+            stack.enter_context(running(name, command, folder=folder, cores=cores.others, port=port))
         wrk = Wrk(folder, cores.others)
-        yield Bed(cores, folder, redis_port, started, upstream_port, upstream, peers_folder, wrk)
+        yield Bed(cores, folder, redis_port, started, upstream_port, streams_port, peers_folder, wrk)

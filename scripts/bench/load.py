@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.bench.processes import HOST
 
-MODEL = "demo-small"
+MODEL = "gpt-4o-mini"
 
 
 def chat_body(size_bytes: int = 500, *, stream: bool = False) -> str:

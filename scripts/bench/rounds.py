@@ -14,7 +14,7 @@ from scripts.bench.bed import Bed, Endpoint
 from scripts.bench.load import Answers
 from scripts.bench.processes import DidNotStart
 
-WARM_UP_S = 1.0
+WARM_UP_S = 4.0
 
 
 class Contender(Protocol):
@@ -23,7 +23,7 @@ class Contender(Protocol):
     @property
     def name(self) -> str: ...
 
-    def start(self, bed: Bed) -> AbstractContextManager[Endpoint]: ...
+    def start(self, bed: Bed, *, streams: bool = False) -> AbstractContextManager[Endpoint]: ...
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def ratios(series: Mapping[str, Series], name: str, base: str) -> dict[str, floa
 
 
 @contextlib.contextmanager
-def started(bed: Bed, contenders: Sequence[Contender]) -> Iterator[dict[str, Endpoint]]:
+def started(bed: Bed, contenders: Sequence[Contender], *, streams: bool = False) -> Iterator[dict[str, Endpoint]]:
     """All that start, by name. The others are noted and left out."""
     with contextlib.ExitStack() as stack:
         endpoints = {}
         for contender in contenders:
             try:
-                endpoints[contender.name] = stack.enter_context(contender.start(bed))
+                endpoints[contender.name] = stack.enter_context(contender.start(bed, streams=streams))
             except (DidNotStart, RuntimeError, OSError) as error:
                 note(bed, f"{contender.name} was left out: {error}")
         yield endpoints

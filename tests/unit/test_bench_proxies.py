@@ -57,7 +57,7 @@ def test_a_recorded_call_keeps_its_words_but_for_what_differs_between_requests()
     admit = ["EVALSHA", "aa" * 20, "3", TENANT, KEY, MARKER, LIMIT, "cafe", "60000", ID, "", "1750000000000"]
     settle = ["EVALSHA", "bb" * 20, "1", MARKER, "60000", ID, "1750000000000", ""]
     other = ["EVALSHA", "cc" * 20, "1", "gw:{other}:tenant"]
-    calls = templates([["GET", "x"], other, admit, settle], SECRET)
+    calls = templates([["GET", "x"], other, admit, settle], "testcompany", SECRET)
     assert calls.admit.words == (
         *admit[:3],
         "gw:{{subdomain}}:tenant",
@@ -71,7 +71,7 @@ def test_a_recorded_call_keeps_its_words_but_for_what_differs_between_requests()
 
 
 def test_recorded_words_become_lua_expressions():
-    calls = templates([["EVALSHA", "aa", "2", KEY, MARKER, ID, "", "x"]], SECRET)
+    calls = templates([["EVALSHA", "aa", "2", KEY, MARKER, ID, "", "x"]], "testcompany", SECRET)
     assert lua_arguments(calls.admit) == (
         "[==[aa]==], [==[2]==], [==[gw:{]==] .. subdomain .. [==[}:key:]==] .. digest,"
         ' [==[gw:{]==] .. subdomain .. [==[}:req:]==] .. id, id, "", [==[x]==]'

@@ -15,5 +15,5 @@ class Direct:
     name = "upstream"
 
     @contextlib.contextmanager
-    def start(self, bed: Bed) -> Iterator[Endpoint]:
-        yield Endpoint(None, Request(bed.upstream_port))
+    def start(self, bed: Bed, *, streams: bool = False) -> Iterator[Endpoint]:
+        yield Endpoint(None, Request(bed.target_port(streams)))

@@ -111,7 +111,7 @@ def a_gateway(
     name = f"{checkout.name}-{engine}-{workers}-{proxy_port}"
     path = bed.folder / f"{name}.yaml"
     path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
-    command = [checkout.python, "-m", "gateway", "run", "--config", path]
+    command: list[str | Path] = [checkout.python, "-m", "gateway", "run", "--config", path]
     with running(
         name, command, folder=bed.folder, cores=cores or bed.cores.proxy, port=proxy_port, cwd=checkout.root
     ) as program:
@@ -120,11 +120,32 @@ def a_gateway(
 
 
 @dataclass(frozen=True)
+class Callers:
+    """The tenant whose rule leads to the upstream that answers at once, and the one whose leads to that which streams."""
+
+    json: Caller
+    streams: Caller
+
+    def of(self, streams: bool) -> Caller:
+        return self.streams if streams else self.json
+
+
+def create_callers(bed: Bed, gateway: Running) -> Callers:
+    """In the database of this gateway's checkout."""
+    found = []
+    for subdomain, streams in ((SUBDOMAIN, False), (f"{SUBDOMAIN}-streams", True)):
+        caller = gateway.create_tenant(subdomain)
+        gateway.create_rule(caller, bed.target_url(streams))
+        found.append(caller)
+    return Callers(*found)
+
+
+@dataclass(frozen=True)
 class GatewayContender:
-    """A checkout on an engine, called by a tenant that is there already."""
+    """A checkout on an engine, called by tenants that are there already."""
 
     checkout: Checkout
-    caller: Caller
+    callers: Callers
     engine: str = "hypercorn"
     workers: int = 1
 
@@ -134,14 +155,6 @@ class GatewayContender:
         return f"{self.checkout.name} {self.engine}{workers}"
 
     @contextlib.contextmanager
-    def start(self, bed: Bed) -> Iterator[Endpoint]:
+    def start(self, bed: Bed, *, streams: bool = False) -> Iterator[Endpoint]:
         with a_gateway(bed, self.checkout, engine=self.engine, workers=self.workers) as gateway:
-            yield Endpoint(gateway.program, gateway.request(self.caller))
-
-
-def prepare(bed: Bed, checkout: Checkout) -> Caller:
-    """The tenant that everybody calls, in this checkout's own database."""
-    with a_gateway(bed, checkout) as gateway:
-        caller = gateway.create_tenant()
-        gateway.create_rule(caller, bed.upstream_url)
-        return caller
+            yield Endpoint(gateway.program, gateway.request(self.callers.of(streams)))

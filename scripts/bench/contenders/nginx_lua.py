@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.bench.bed import Bed, Endpoint
-from scripts.bench.contenders.gateway import DOMAIN, Caller
-from scripts.bench.contenders.recorded_calls import Recorded, RecordedCalls
+from scripts.bench.contenders.gateway import DOMAIN, Callers
+from scripts.bench.contenders.recorded_calls import Recorded, Recordings
 from scripts.bench.load import Request
 from scripts.bench.processes import HOST, free_port, running
 
@@ -134,26 +134,24 @@ def _expression(word: str) -> str:
 class NginxLua:
     """``settles``: also what the gateway does after the reply, in a timer."""
 
-    calls: RecordedCalls
-    caller: Caller
+    calls: Recordings
+    callers: Callers
     settles: bool = False
-    target_port: int | None = None
-    buffering: bool = True
 
     @property
     def name(self) -> str:
         return "nginx-lua+settle" if self.settles else "nginx-lua"
 
     @contextlib.contextmanager
-    def start(self, bed: Bed) -> Iterator[Endpoint]:
+    def start(self, bed: Bed, *, streams: bool = False) -> Iterator[Endpoint]:
         port = free_port()
         module = f"bench_{port}"
-        settle = self.calls.settle if self.settles else None
+        settle = self.calls.of(streams).settle if self.settles else None
         lua = _LUA.format(
             host=HOST,
             redis_port=bed.redis_port,
             domain=DOMAIN.replace(".", "%."),
-            admit=lua_arguments(self.calls.admit),
+            admit=lua_arguments(self.calls.of(streams).admit),
             settle=lua_arguments(settle) if settle else '""',
         )
         (bed.folder / f"{module}.lua").write_text(lua, encoding="utf-8")
@@ -166,12 +164,12 @@ class NginxLua:
                 module=module,
                 host=HOST,
                 port=port,
-                upstream_port=self.target_port or bed.upstream_port,
-                buffering="on" if self.buffering else "off",
+                upstream_port=bed.target_port(streams),
+                buffering="off" if streams else "on",
                 log=f'log_by_lua_block {{ require("{module}").settle() }}' if settle else "",
             ),
             encoding="utf-8",
         )
         command: Sequence[str | Path] = ["nginx", "-c", config]
         with running(self.name, command, folder=bed.folder, cores=bed.cores.proxy, port=port) as program:
-            yield Endpoint(program, Request(port, headers=self.caller.headers))
+            yield Endpoint(program, Request(port, headers=self.callers.of(streams).headers))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scripts.bench.contenders.gateway import SUBDOMAIN, Caller, Running
+from scripts.bench.contenders.gateway import Caller, Callers, Running
 from scripts.bench.load import chat_body
 from scripts.bench.processes import HOST
 
@@ -36,7 +36,23 @@ class RecordedCalls:
     settle: Recorded | None
 
 
-def record(gateway: Running, caller: Caller, redis_port: int, db: int) -> RecordedCalls:
+@dataclass(frozen=True)
+class Recordings:
+    """Of both callers: a call names the version of its tenant's configuration."""
+
+    json: RecordedCalls
+    streams: RecordedCalls
+
+    def of(self, streams: bool) -> RecordedCalls:
+        return self.streams if streams else self.json
+
+
+def record(gateway: Running, callers: Callers, redis_port: int, db: int) -> Recordings:
+    """Raises RuntimeError where the gateway refuses or asks something else of the store."""
+    return Recordings(*(_record(gateway, caller, redis_port, db) for caller in (callers.json, callers.streams)))
+
+
+def _record(gateway: Running, caller: Caller, redis_port: int, db: int) -> RecordedCalls:
     """Send a request whose configuration the gateway knows already, and write down what it asks of the store."""
     for _ in range(3):
         _send(gateway, caller)
@@ -44,10 +60,10 @@ def record(gateway: Running, caller: Caller, redis_port: int, db: int) -> Record
     with _monitor(redis_port) as lines:
         _send(gateway, caller)
         heard = [words for line in lines for words in _words(line, db)]
-    return templates(heard, caller.secret)
+    return templates(heard, caller.subdomain, caller.secret)
 
 
-def templates(heard: Sequence[Sequence[str]], secret: str) -> RecordedCalls:
+def templates(heard: Sequence[Sequence[str]], subdomain: str, secret: str) -> RecordedCalls:
     """What to repeat of the commands that were heard. Raises RuntimeError if none admits."""
     digest = hashlib.sha256(secret.encode()).hexdigest()
     calls = [words for words in heard if words[0].upper() == "EVALSHA"]
@@ -60,7 +76,7 @@ def templates(heard: Sequence[Sequence[str]], secret: str) -> RecordedCalls:
     if not markers:
         raise RuntimeError(f"no id in {admit}")
     settles = [words for words in calls if words is not admit and any(markers[0] in word for word in words)]
-    known = {markers[0]: ID, digest: DIGEST, "{" + SUBDOMAIN + "}": "{" + SUB + "}"}
+    known = {markers[0]: ID, digest: DIGEST, "{" + subdomain + "}": "{" + SUB + "}"}
     settle = Recorded(_template(settles[0], known, moments=True)) if settles else None
     return RecordedCalls(Recorded(_template(admit, known)), settle)
 

@@ -1,0 +1,1 @@
+"""The questions that a run can answer; each module measures one."""
