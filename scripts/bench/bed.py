@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class Bed:
     redis_port: int
     redis: Program
     upstream_port: int
+    upstream: Program
     streams_port: int
     peers_folder: Path
     wrk: Wrk
@@ -98,6 +100,8 @@ def a_bed(folder: Path, peers_folder: Path) -> Iterator[Bed]:
         if shutil.which(needed) is None:
             raise RuntimeError(f"{needed} is not installed; see docs/performance.md")
     cores = Cores.available()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # also of all that we start
     os.sched_setaffinity(0, cores.others)
     redis_port, upstream_port, streams_port = free_port(), free_port(), free_port()
     config = folder / "upstream.conf"
@@ -106,10 +110,10 @@ def a_bed(folder: Path, peers_folder: Path) -> Iterator[Bed]:
     store += ["--dir", str(folder), "--loglevel", "warning", "--maxclients", "20000"]
     with contextlib.ExitStack() as stack:
         started = stack.enter_context(running("redis", store, folder=folder, cores=cores.others, port=redis_port))
-        for name, command, port in (
-            ("upstream", ["nginx", "-c", config], upstream_port),
-            ("streams", [sys.executable, HERE / "stream_upstream.py", str(streams_port)], streams_port),
-        ):
-            stack.enter_context(running(name, command, folder=folder, cores=cores.others, port=port))
+        upstream = stack.enter_context(
+            running("upstream", ["nginx", "-c", config], folder=folder, cores=cores.others, port=upstream_port)
+        )
+        streams = [sys.executable, HERE / "stream_upstream.py", str(streams_port)]
+        stack.enter_context(running("streams", streams, folder=folder, cores=cores.others, port=streams_port))
         wrk = Wrk(folder, cores.others)
-        yield Bed(cores, folder, redis_port, started, upstream_port, streams_port, peers_folder, wrk)
+        yield Bed(cores, folder, redis_port, started, upstream_port, upstream, streams_port, peers_folder, wrk)

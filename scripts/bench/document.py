@@ -40,7 +40,7 @@ def generated(found: Sequence[Findings]) -> str:
             parts.append(machine.markdown(facts))
         parts.append(f"### {findings.title}\n\n{findings.markdown()}")
         parts += [f"![{chart.title}](performance/{chart.name}.svg)" for chart in findings.charts]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "Not measured yet."
 
 
 def _lasting(facts: dict[str, str]) -> dict[str, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from scripts.bench.bed import Bed
 from scripts.bench.contenders.direct import Direct
-from scripts.bench.contenders.gateway import Callers, Checkout, GatewayContender, a_gateway, create_callers
+from scripts.bench.contenders.gateway import Callers, Checkout, GatewayContender, Running, a_gateway, create_callers
 from scripts.bench.contenders.nginx_lua import NginxLua
 from scripts.bench.contenders.peers import PEERS
 from scripts.bench.contenders.plain import PlainForward, PlainQuart
@@ -36,7 +35,6 @@ class Wanted:
     streams: int
     tenants: int
     minutes: float
-    root: Path
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,7 @@ def assemble(bed: Bed, wanted: Wanted) -> LineUp:
             callers = create_callers(bed, gateway)
             all_callers.append(callers)
             if index == 0:
-                calls = record(gateway, callers, bed.redis_port, checkout.db)
-                found += [Direct(), NginxLua(calls, callers)]
-                if calls.json.settle is not None:
-                    found.append(NginxLua(calls, callers, settles=True))
-                found += [PlainForward(callers), PlainQuart(calls, callers)]
+                found += [Direct(), PlainForward(callers), *_with_the_same_calls(bed, gateway, callers, checkout.db)]
         accepted = [engine for engine in wanted.engines if _accepts(bed, checkout, engine)]
         engines = engines or accepted
         found += [GatewayContender(checkout, callers, engine) for engine in accepted]
@@ -74,6 +68,17 @@ def assemble(bed: Bed, wanted: Wanted) -> LineUp:
         also = {checkout.name for checkout in wanted.checkouts[1:]}
         found = [one for one in found if _is_named(one, {*wanted.only, *also})]
     return LineUp([*found, *(PEERS[name] for name in wanted.peers)], all_callers, engines)
+
+
+def _with_the_same_calls(bed: Bed, gateway: Running, callers: Callers, db: int) -> list[Contender]:
+    """Those that ask of the store what the gateway asks."""
+    try:
+        calls = record(gateway, callers, bed.redis_port, db)
+    except (RuntimeError, OSError) as error:
+        note(bed, f"{BASE} and plain quart were left out: {error}")
+        return []
+    settling = [NginxLua(calls, callers, settles=True)] if calls.json.settle is not None else []
+    return [NginxLua(calls, callers), *settling, PlainQuart(calls, callers)]
 
 
 def _accepts(bed: Bed, checkout: Checkout, engine: str) -> bool:

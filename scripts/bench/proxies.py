@@ -27,17 +27,24 @@ from scripts.bench.line_up import LineUp, Wanted, assemble
 from scripts.bench.results import Findings
 from scripts.bench.rounds import note
 from scripts.bench.sections.cpu import measure_cpu, measure_peers
+from scripts.bench.sections.growth import measure_growth
+from scripts.bench.sections.long import measure_long
 from scripts.bench.sections.memory import measure_memory
 from scripts.bench.sections.streams import measure_streams
+from scripts.bench.sections.workers import measure_workers
 
 Measure = Callable[[Bed, Wanted, LineUp, Findings], None]
 SECTIONS: dict[str, tuple[str, Measure]] = {
     "cpu": ("CPU and latency of a forwarded request", measure_cpu),
     "streams": ("Streams", measure_streams),
     "memory": ("Memory", measure_memory),
+    "growth": ("Growth with limits, rules, bodies and tenants", measure_growth),
+    "workers": ("Workers", measure_workers),
     "peers": ("Other products", measure_peers),
+    "long": ("A long run", measure_long),
 }
 DEFAULT = ("cpu",)
+RESULTS = ROOT / "docs" / "performance"
 
 
 def run(wanted: Wanted, sections: list[str], peers_folder: Path, out: Path | None) -> bool:
@@ -57,10 +64,12 @@ def run(wanted: Wanted, sections: list[str], peers_folder: Path, out: Path | Non
                 good = False
                 traceback.print_exc()
                 note(bed, f"{section} ended early: {error!r}")
-            findings.notes += bed.notes[before:] if before or section != sections[0] else bed.notes
-            print(f"## {title}\n\n{findings.markdown()}\n", flush=True)
-            if out is not None and findings.tables:
-                findings.save(out)
+            finally:
+                # what was noted before the first section began belongs to it
+                findings.notes += bed.notes[before if section != sections[0] else 0 :]
+                print(f"## {title}\n\n{findings.markdown()}\n", flush=True)
+                if out is not None and findings.tables:
+                    findings.save(out)
     return good
 
 
@@ -86,14 +95,14 @@ def main() -> None:
         streams=options.streams,
         tenants=options.tenants,
         minutes=options.minutes,
-        root=ROOT,
     )
+    kept = options.out or (RESULTS if options.document or options.only_document else None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     good = True
     if not options.only_document:
-        good = run(wanted, sections, options.peers_dir, options.out)
-    if options.document or options.only_document:
-        write_page(options.out or ROOT / "docs" / "performance", list(SECTIONS))
+        good = run(wanted, sections, options.peers_dir, kept)
+    if kept is not None and (options.document or options.only_document):
+        write_page(kept, list(SECTIONS))
     sys.exit(not good)
 
 
@@ -114,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway-python", type=Path, help="its Python (.venv/bin/python in it)")
     add("--also", action="append", default=[], metavar="NAME=ROOT", help="a further checkout, in the same rounds; repeatable")
     add("--peers-dir", type=Path, default=default_folder(), help="where other products are installed (%(default)s)")
-    add("--out", type=Path, help="folder that keeps the results of each section")
+    add("--out", type=Path, help="folder that keeps the results of each section (docs/performance with --document)")
     add("--document", action="store_true", help="write docs/performance.md from what is kept")
     add("--only-document", action="store_true", help="the same without measuring")
     return parser

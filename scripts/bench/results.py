@@ -83,6 +83,9 @@ def load(folder: Path, order: Sequence[str]) -> list[Findings]:
 def _findings(saved: dict[str, Any]) -> Findings:
     tables = [Table(**table) for table in saved.pop("tables")]
     charts = [Chart(**chart) for chart in saved.pop("charts")]
+    for chart in charts:  # JSON knows no tuples
+        chart.bars = [(name, value) for name, value in chart.bars]
+        chart.lines = {name: [(x, y) for x, y in line] for name, line in chart.lines.items()}
     return Findings(**saved, tables=tables, charts=charts)
 
 

@@ -22,7 +22,7 @@ TENANT, KEY, MARKER = "gw:{testcompany}:tenant", f"gw:{{testcompany}}:key:{DIGES
 
 def a_series(*rounds: tuple[int, float]) -> Series:
     """Requests and seconds of CPU of each round."""
-    samples = [Sample(Answers(requests, 0, 1.0, 1.0, 2.0), cpu_s, 0.5) for requests, cpu_s in rounds]
+    samples = [Sample(Answers(requests, 0, 0, 1.0, 1.0, 2.0), cpu_s, 0.5) for requests, cpu_s in rounds]
     return Series(dict(enumerate(samples)))
 
 
@@ -40,7 +40,7 @@ def test_the_median_is_over_rounds_and_failures_add_up():
     assert series.median("proxy_us") == 200
     assert series.median("redis_us") == 500
     assert series.median("per_s") == 1000
-    series.samples[3] = Sample(Answers(1, 3, 1.0, 1.0, 2.0), None, 0.0)
+    series.samples[3] = Sample(Answers(1, 1, 2, 1.0, 1.0, 2.0), None, 0.0)
     assert series.failed == 3
 
 

@@ -98,7 +98,7 @@ def a_gateway(
     config: dict[str, dict[str, Any]] = {
         "server": {"admin_port": admin_port, "proxy_port": proxy_port, "proxy_host": HOST, "drain_delay": 0},
         "redis": {"host": HOST, "port": bed.redis_port, "db": checkout.db},
-        "upstream": {"allowed_networks": ["127.0.0.0/8"]},
+        "upstream": {"allowed_networks": ["127.0.0.0/8"], "pool_size": 20_000},
         "limits": {"max_in_flight": 20_000, "max_in_flight_per_tenant": 20_000},
     }
     # unless asked for, not even named: an older checkout may not know the key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import resource
 
 import uvloop
 
@@ -26,7 +25,6 @@ FEWER_AT_PEERS = 500
 
 def measure_memory(bed: Bed, wanted: Wanted, line_up: LineUp, findings: Findings) -> None:
     """Each alone, freshly started: memory is not given back in an order that could be relied on."""
-    _raise_limit()
     columns = ["proxy", "MB at rest", "MB after warm-up", "KB/idle connection", "streams", "KB/open stream", "failed"]
     table = Table(
         f"{IDLE:,} idle keep-alive connections; then open streams with a chunk each {INTERVAL_US // 10**6} s",
@@ -67,7 +65,7 @@ def _measure(bed: Bed, endpoint: Endpoint, streams: int) -> tuple[float, float, 
             await load.open()
             loop = asyncio.get_running_loop()
             end = loop.time() + OPEN_S
-            while load.begun < streams and load.streamed.failed == 0 and loop.time() < end:
+            while load.begun < streams and load.streamed.failed == 0 and loop.time() < end:  # noqa: ASYNC110 - thousands tell nobody
                 await asyncio.sleep(0.2)
             await asyncio.sleep(2 * INTERVAL_US / 1e6)
             return program.rss_bytes(), load.begun, load.streamed.failed
@@ -87,9 +85,3 @@ def _idle(endpoint: Endpoint) -> http.client.HTTPConnection:
     connection.request("POST", endpoint.request.path, endpoint.request.body, headers)
     connection.getresponse().read()
     return connection
-
-
-def _raise_limit() -> None:
-    """Of open files, for us and all that we start."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
