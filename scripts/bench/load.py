@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -36,6 +38,15 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = field(default_factory=chat_body)
     senders: Path | None = None
+
+
+def ask_once(request: Request, timeout_s: float = 30.0) -> tuple[int, bytes]:
+    """Status and body of one answer, on a connection of its own. Raises OSError."""
+    connection = http.client.HTTPConnection(HOST, request.port, timeout=timeout_s)
+    with contextlib.closing(connection):
+        connection.request("POST", request.path, request.body, {"Content-Type": "application/json", **request.headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from scripts.bench.bed import Bed, Endpoint
-from scripts.bench.load import Answers
+from scripts.bench.load import Answers, ask_once
 from scripts.bench.processes import DidNotStart
 
 WARM_UP_S = 4.0
+READY_S = 20.0
 
 
 class Contender(Protocol):
@@ -91,10 +94,27 @@ def started(bed: Bed, contenders: Sequence[Contender], *, streams: bool = False)
         endpoints = {}
         for contender in contenders:
             try:
-                endpoints[contender.name] = stack.enter_context(contender.start(bed, streams=streams))
+                endpoint = stack.enter_context(contender.start(bed, streams=streams))
+                wait_for_answer(endpoint)
+                endpoints[contender.name] = endpoint
             except (DidNotStart, RuntimeError, OSError) as error:
                 note(bed, f"{contender.name} was left out: {error}")
         yield endpoints
+
+
+def wait_for_answer(endpoint: Endpoint) -> None:
+    """Some accept before they know their routes. Raises DidNotStart if none of the answers is good."""
+    end = time.monotonic() + READY_S
+    while True:
+        try:
+            status, body = ask_once(endpoint.request)
+        except (OSError, http.client.HTTPException) as error:
+            status, body = 0, repr(error).encode()
+        if status == 200:
+            return
+        if time.monotonic() > end:
+            raise DidNotStart(f"it answers {status}: {body[:300]!r}")
+        time.sleep(0.2)
 
 
 def measure(bed: Bed, endpoints: Mapping[str, Endpoint], *, rounds: int, seconds: float, connections: int) -> dict[str, Series]:

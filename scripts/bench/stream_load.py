@@ -26,8 +26,14 @@ class Streamed:
 
     ended: int = 0
     failed: int = 0
+    first_failure: str = ""
     first_us: list[int] = field(default_factory=list)
     delays_us: list[int] = field(default_factory=list)
+
+    def fail(self, why: str, count: int = 1) -> None:
+        """The first reason is kept for the notes."""
+        self.failed += count
+        self.first_failure = self.first_failure or why
 
 
 def set_pace(port: int, chunks: int, interval_us: int) -> None:
@@ -77,7 +83,7 @@ class StreamClient(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now_us = time.perf_counter_ns() // 1000
         if self._is_first_read and not data.startswith(b"HTTP/1.1 200"):
-            self._end(complete=False)
+            self._end(failure=f"answered {data[:200]!r}")
             return
         self._is_first_read = False
         seen = self._tail + data
@@ -90,20 +96,20 @@ class StreamClient(asyncio.Protocol):
         kept = max(marks[-1].end() if marks else 0, len(seen) - _LONGEST_MARK)
         self._tail = seen[kept:]
         if seen.endswith(b"0\r\n\r\n"):
-            self._end(complete=self.has_begun)
+            self._end(failure="" if self.has_begun else f"ended without a chunk, with {seen!r}")
 
     def connection_lost(self, _error: Exception | None) -> None:
         if not self._over.done():
             self._left = 0
-            self._end(complete=False)
+            self._end(failure=f"connection lost after {self._tail!r}")
 
-    def _end(self, *, complete: bool) -> None:
+    def _end(self, *, failure: str = "") -> None:
         self._tail = b""
-        if complete:
-            self._streamed.ended += 1
+        if failure:
+            self._streamed.fail(failure)
         else:
-            self._streamed.failed += 1
-        if complete and self._left > 0:
+            self._streamed.ended += 1
+        if not failure and self._left > 0:
             self._ask()
         elif not self._over.done():
             self._over.set_result(None)
@@ -142,7 +148,8 @@ class OpenStreams:
     async def wait(self, timeout_s: float) -> None:
         """Until all have ended. What has not by then counts as failed."""
         _, pending = await asyncio.wait(self._over, timeout=timeout_s)
-        self.streamed.failed += len(pending)
+        if pending:
+            self.streamed.fail(f"no end after {timeout_s:g} s", len(pending))
         self.close()
 
     def close(self) -> None:

@@ -41,7 +41,8 @@ def test_the_median_is_over_rounds_and_failures_add_up():
     assert series.median("redis_us") == 500
     assert series.median("per_s") == 1000
     series.samples[3] = Sample(Answers(1, 1, 2, 1.0, 1.0, 2.0), None, 0.0)
-    assert series.failed == 3
+    series.samples[4] = Sample(Answers(1, 1, 0, 1.0, 1.0, 2.0), None, 0.0)
+    assert series.failed == 4
 
 
 def test_a_ratio_compares_within_a_round_and_not_across():

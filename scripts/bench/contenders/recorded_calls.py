@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import re
 import socket
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scripts.bench.contenders.gateway import Caller, Callers, Running
-from scripts.bench.load import chat_body
+from scripts.bench.load import ask_once
 from scripts.bench.processes import HOST
 
 _COMMAND = re.compile(r"^\+\d+\.\d+ \[(\d+) (?!lua)\S+\] (.*)$")
@@ -117,11 +116,6 @@ def _monitor(port: int, seconds: float = 1.0) -> Iterator[Iterator[str]]:
 
 
 def _send(gateway: Running, caller: Caller) -> None:
-    connection = http.client.HTTPConnection(HOST, gateway.proxy_port, timeout=10)
-    with contextlib.closing(connection):
-        headers = {"Content-Type": "application/json", **caller.headers}
-        connection.request("POST", "/v1/chat/completions", chat_body(), headers)
-        answer = connection.getresponse()
-        text = answer.read()
-    if answer.status != 200:
-        raise RuntimeError(f"the gateway answers {answer.status}: {text[:500]!r}")
+    status, body = ask_once(gateway.request(caller))
+    if status != 200:
+        raise RuntimeError(f"the gateway answers {status}: {body[:500]!r}")

@@ -59,7 +59,7 @@ def _measure(bed: Bed, endpoint: Endpoint, streams: int) -> tuple[float, float, 
     before = program.rss_bytes()
     set_pace(bed.streams_port, 10_000, INTERVAL_US)
 
-    async def opened() -> tuple[int, int, int]:
+    async def opened() -> tuple[int, int, str]:
         load = OpenStreams(stream_request(endpoint.request), connections=streams)
         try:
             await load.open()
@@ -68,13 +68,15 @@ def _measure(bed: Bed, endpoint: Endpoint, streams: int) -> tuple[float, float, 
             while load.begun < streams and load.streamed.failed == 0 and loop.time() < end:  # noqa: ASYNC110 - thousands tell nobody
                 await asyncio.sleep(0.2)
             await asyncio.sleep(2 * INTERVAL_US / 1e6)
-            return program.rss_bytes(), load.begun, load.streamed.failed
+            return program.rss_bytes(), load.begun, load.streamed.first_failure
         finally:
             load.close()
 
-    open_bytes, begun, failed = uvloop.run(opened())
+    open_bytes, begun, failure = uvloop.run(opened())
     stream_bytes = (open_bytes - before) / max(1, begun)
-    missing = failed + streams - begun
+    missing = streams - begun
+    if missing:
+        note(bed, f"{program.name}: {missing} of {streams} streams did not begin: {failure}")
     return at_rest / 1e6, warm / 1e6, idle_bytes / 1000, float(begun), stream_bytes / 1000, told_failures(missing)
 
 

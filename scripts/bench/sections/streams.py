@@ -77,7 +77,11 @@ def _measure(bed: Bed, endpoint: Endpoint, row: Row) -> None:
 
 def _streams(bed: Bed, endpoint: Endpoint, connections: int, streams: int, chunks: int) -> Streamed:
     set_pace(bed.streams_port, chunks, INTERVAL_US)
-    return run_streams(endpoint.request, connections=connections, streams=streams, timeout_s=TIMEOUT_S)
+    streamed = run_streams(endpoint.request, connections=connections, streams=streams, timeout_s=TIMEOUT_S)
+    if streamed.failed:
+        name = endpoint.program.name if endpoint.program else UPSTREAM
+        note(bed, f"{name}: {streamed.failed} of {connections * streams} streams failed: {streamed.first_failure}")
+    return streamed
 
 
 def _table(rows: dict[str, Row]) -> Table:
