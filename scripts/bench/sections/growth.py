@@ -12,7 +12,7 @@ from scripts.bench.line_up import LineUp, Wanted
 from scripts.bench.load import Request, chat_body
 from scripts.bench.population import populate, write_senders
 from scripts.bench.results import Chart, Findings, Point, Table, told_failures
-from scripts.bench.rounds import Sample, note, take
+from scripts.bench.rounds import Sample, measure, note, ratios, take
 
 LIMITS = (0, 1, 2, 3, 4, 5)
 RULES = (1, 10, 100, 1000)
@@ -21,6 +21,8 @@ RULES_A_TENANT = 3
 FAMILIAR = 1000
 """Tenants that send requests where many more are there."""
 WARM_UP_S = 2.0
+MEETING_S = 20.0
+"""For how long tenants send requests before memory is looked at: by then the cache of configurations is what it stays."""
 
 Steps = list[tuple[float, Request]]
 
@@ -125,7 +127,7 @@ def _tenants(bed: Bed, wanted: Wanted, checkout: Checkout, engine: str, findings
                 "× one tenant",
                 "p50 ms, 1 connection",
                 "× one tenant",
-                "MB after",
+                "MB by then",
                 "failed",
             ],
             [0, 1, 2, 3, 2, 1, 0],
@@ -134,19 +136,22 @@ def _tenants(bed: Bed, wanted: Wanted, checkout: Checkout, engine: str, findings
         at_rest = gateway.program.rss_bytes()
         sizes = (FAMILIAR, wanted.tenants)
         groups = [("one tenant", crowd[:1]), *((f"{count:,} of them, at random", crowd[:count]) for count in sizes)]
-        first: tuple[float, float] | None = None
-        for label, callers in groups:
-            senders = write_senders(bed.folder / "senders", callers)
+        endpoints: dict[str, Endpoint] = {}
+        memory = {}
+        for number, (label, callers) in enumerate(groups):
+            senders = write_senders(bed.folder / f"senders-{number}", callers)
             request = replace(gateway.request(callers[0]), senders=senders)
-            endpoint = Endpoint(gateway.program, request)
-            bed.wrk.run(request, wanted.connections, max(WARM_UP_S, wanted.seconds))
-            busy = [take(bed, endpoint, wanted.seconds, wanted.connections) for _ in range(wanted.rounds)]
-            quiet = [take(bed, endpoint, wanted.seconds, 1) for _ in range(wanted.rounds)]
-            micros, p50_ms = _median(busy, "proxy_us"), _median(quiet, "p50_us") / 1000
-            first = first or (micros, p50_ms)
-            failed = sum(sample.answers.failed for sample in [*busy, *quiet])
-            rss = gateway.program.rss_bytes() / 1e6
-            table.add(label, micros, micros / first[0], p50_ms, p50_ms / first[1], rss, told_failures(failed))
+            endpoints[label] = Endpoint(gateway.program, request)
+            bed.wrk.run(request, wanted.connections, MEETING_S)
+            memory[label] = gateway.program.rss_bytes() / 1e6
+        busy = measure(bed, endpoints, rounds=wanted.rounds, seconds=wanted.seconds, connections=wanted.connections)
+        quiet = measure(bed, endpoints, rounds=wanted.rounds, seconds=wanted.seconds, connections=1)
+        dearer, later = ratios(busy, "proxy_us", groups[0][0]), ratios(quiet, "p50_us", groups[0][0])
+        for label in busy:
+            failed = busy[label].failed + quiet[label].failed
+            p50_us = quiet[label].median("p50_us") or 0
+            costs = (busy[label].median("proxy_us"), dearer.get(label), p50_us / 1000, later.get(label))
+            table.add(label, *costs, memory[label], told_failures(failed))
         findings.notes.append(f"{engine}, tenants: {at_rest / 1e6:.1f} MB before the first of these requests.")
     client.flushdb()
 
