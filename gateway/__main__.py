@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from gateway import __version__
-from gateway.composition import Addresses, answers, check, run_demo_upstream, run_servers
+from gateway.composition import Addresses, Runner, answers, check, run_demo_upstream, run_servers
 from gateway.config import Config, load_config
 from gateway.demo_upstream import DemoSettings
 from gateway.errors import ConfigurationError, StoreUnavailable
@@ -19,6 +19,7 @@ from gateway.quick_start import first_steps, seed_demo
 from gateway.serving import run_event_loop
 from gateway.store import Stores, describe
 from gateway.telemetry import start_logging
+from gateway.workers import run_workers
 
 DEMO_PORT = 9000
 
@@ -104,7 +105,7 @@ def demo_upstream(
 
 
 async def _run_configured(config: Config, parts: tuple[str, ...]) -> None:
-    await run_servers(config, parts, embedded=config.redis.is_embedded)
+    await _runner(config)(config, parts, embedded=config.redis.is_embedded)
 
 
 async def _run_local(config: Config, demo_port: int | None) -> None:
@@ -119,9 +120,13 @@ async def _run_local(config: Config, demo_port: int | None) -> None:
         click.echo(first_steps(config, folder, demo=demo_port is not None))
         sys.stdout.flush()
 
-    await run_servers(
+    await _runner(config)(
         config, ("admin", "proxy"), embedded=embedded, local=True, demo_port=demo_port, prepare=prepare, ready=ready
     )
+
+
+def _runner(config: Config) -> Runner:
+    return run_servers if config.server.workers == 1 else run_workers
 
 
 def _with_loopback_targets(config: Config) -> Config:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 from gateway.admin import create_admin_app
 from gateway.config import Config, RedisSettings
@@ -17,13 +19,30 @@ from gateway.errors import GatewayError
 from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
-from gateway.serving import Listener, serve
+from gateway.serving import ASGIApp, Listener, serve
 from gateway.store import EmbeddedServer, Stores, connect, describe, open_stores
 from gateway.telemetry import AccessLog, Metrics
 
 _LOG = logging.getLogger("gateway")
 
 Addresses = Mapping[str, tuple[str, int]]
+
+
+class Runner(Protocol):
+    """`run_servers`, or what does the same in several processes."""
+
+    async def __call__(
+        self,
+        config: Config,
+        parts: Collection[str],
+        *,
+        embedded: bool,
+        local: bool = False,
+        demo_port: int | None = None,
+        prepare: Callable[[Stores], Awaitable[None]] | None = None,
+        ready: Callable[[Addresses], None] | None = None,
+    ) -> None:
+        """Serve until a signal says stop."""
 
 
 class Shutdown:
@@ -40,11 +59,15 @@ class Shutdown:
     def listen(self) -> None:
         """Take over SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.begin, self._delay)
-        loop.add_signal_handler(signal.SIGINT, self.begin, 0.0)
+        loop.add_signal_handler(signal.SIGTERM, self._begin, self._delay)
+        loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
 
-    def begin(self, delay: float) -> None:
-        """Leave, and stop after the delay."""
+    def leave(self) -> None:
+        """Leave, and stop after the delay; nothing if that has begun."""
+        if not self.leaving.is_set():
+            self._begin(self._delay)
+
+    def _begin(self, delay: float) -> None:
         if self.leaving.is_set():
             self.now.set()
             return
@@ -53,12 +76,19 @@ class Shutdown:
 
 
 @asynccontextmanager
-async def opened_stores(config: Config, *, embedded: bool) -> AsyncIterator[Stores]:
-    """The stores, connected and with their scripts loaded. Raises ConfigurationError, StoreUnavailable."""
+async def store_server(config: Config, *, embedded: bool) -> AsyncIterator[str | None]:
+    """The URL of an embedded server that runs meanwhile, or None for the configured one. Raises ConfigurationError."""
+    if embedded:
+        async with EmbeddedServer(config.redis.data_dir) as url:
+            yield url
+    else:
+        yield None
+
+
+@asynccontextmanager
+async def opened_stores(config: Config, url: str | None) -> AsyncIterator[Stores]:
+    """The stores at a URL or as configured, with their scripts loaded. Raises ConfigurationError, StoreUnavailable."""
     async with AsyncExitStack() as stack:
-        url: str | None = None
-        if embedded:
-            url = await stack.enter_async_context(EmbeddedServer(config.redis.data_dir))
         connection = connect(config.redis, url=url)
         stack.push_async_callback(connection.close)
         yield await open_stores(connection, config.limits.lease, config.usage.retention)
@@ -101,40 +131,64 @@ async def run_servers(
     """
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
-    registry = Registry.load([Path(path) for path in config.plugins.paths])
-    vault = Vault(master_key(config, own=embedded or local))
-    async with opened_stores(config, embedded=embedded) as stores:
+    async with store_server(config, embedded=embedded) as url, opened_stores(config, url) as stores:
         if prepare is not None:
             await prepare(stores)
-        listeners: list[Listener] = []
-        if "admin" in parts:
-            app = create_admin_app(stores, registry, vault, config, draining=shutdown.leaving.is_set)
-            listeners.append(Listener(app, config.server.admin_host, config.server.admin_port, "admin"))
-        if "proxy" in parts:
-            proxy_parts = ProxyParts(
-                config=config,
-                stores=stores,
-                registry=registry,
-                vault=vault,
-                metrics=Metrics(),
-                access_log=AccessLog(sys.stdout if config.log.access else None),
-                draining=shutdown.leaving.is_set,
-            )
-            listeners.append(
-                Listener(create_proxy_app(proxy_parts), config.server.proxy_host, config.server.proxy_port, "proxy")
-            )
-        if demo_port is not None:
-            listeners.append(Listener(create_demo_upstream(DemoSettings()), "127.0.0.1", demo_port, "demo"))
-        _LOG.info("starting %s", ", ".join(listener.name for listener in listeners))
-        await serve(
-            listeners,
-            config.server,
-            shutdown.now,
-            ready=ready,
-            leaving=shutdown.leaving,
-            write_stall_ms=config.limits.write_stall_timeout,
-        )
+        own_key = embedded or local
+        await serve_parts(config, parts, stores, shutdown, own_key=own_key, demo_port=demo_port, ready=ready, metrics=Metrics())
     _LOG.info("stopped")
+
+
+def addresses(config: Config, parts: Collection[str], demo_port: int | None) -> dict[str, tuple[str, int]]:
+    """Host and port of each listener, by its name."""
+    server = config.server
+    own = {"admin": (server.admin_host, server.admin_port), "proxy": (server.proxy_host, server.proxy_port)}
+    demo = {} if demo_port is None else {"demo": ("127.0.0.1", demo_port)}
+    return {name: address for name, address in own.items() if name in parts} | demo
+
+
+async def serve_parts(
+    config: Config,
+    parts: Collection[str],
+    stores: Stores,
+    shutdown: Shutdown,
+    *,
+    own_key: bool,
+    demo_port: int | None,
+    ready: Callable[[Addresses], None] | None,
+    metrics: Metrics,
+    sockets: Mapping[str, socket.socket] | None = None,
+) -> None:
+    """Serve until the shutdown; on ``sockets`` if they are bound already. Raises ConfigurationError."""
+    registry = Registry.load([Path(path) for path in config.plugins.paths])
+    vault = Vault(master_key(config, own=own_key))
+    apps: dict[str, ASGIApp] = {}
+    if "admin" in parts:
+        apps["admin"] = create_admin_app(stores, registry, vault, config, draining=shutdown.leaving.is_set)
+    if "proxy" in parts:
+        proxy_parts = ProxyParts(
+            config=config,
+            stores=stores,
+            registry=registry,
+            vault=vault,
+            metrics=metrics,
+            access_log=AccessLog(sys.stdout if config.log.access else None),
+            draining=shutdown.leaving.is_set,
+        )
+        apps["proxy"] = create_proxy_app(proxy_parts)
+    if demo_port is not None:
+        apps["demo"] = create_demo_upstream(DemoSettings())
+    _LOG.info("starting %s", ", ".join(apps))
+    where = addresses(config, parts, demo_port)
+    await serve(
+        [Listener(app, *where[name], name) for name, app in apps.items()],
+        config.server,
+        shutdown.now,
+        ready=ready,
+        leaving=shutdown.leaving,
+        write_stall_ms=config.limits.write_stall_timeout,
+        sockets=sockets,
+    )
 
 
 async def run_demo_upstream(config: Config, host: str, port: int, settings: DemoSettings) -> None:

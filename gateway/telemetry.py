@@ -9,15 +9,25 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as _quoted
+from pathlib import Path
 from typing import TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -47,8 +57,17 @@ class Visit:
     upstream_ms: float | None = None
 
 
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable: the folder in which the processes of a replica keep their series. Read when this module is imported."""
+
+
+def forget_process(pid: int, folder: Path) -> None:
+    """Drop what a dead process was doing from the shared series; what it has done stays counted."""
+    multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
 class Metrics:
-    """All series of a process, in a registry of their own."""
+    """All series of a process, in a registry of their own; where `SHARED_METRICS` is set, shown summed over all processes."""
 
     def __init__(self) -> None:
         # the time at which each series was made is twice the output for a number nobody reads
@@ -57,11 +76,15 @@ class Metrics:
         # looking a series up by its labels takes longer than counting
         self._ended: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._upstream: dict[str, Callable[[float], None]] = {}
+        self._is_shared = SHARED_METRICS in os.environ
+        self._read_in_flight: Callable[[], int] | None = None
         self.requests = Counter("gateway_requests", "Requests answered.", ["tenant", "rule", "status"], registry=registry)
         self.refusals = Counter(
             "gateway_refusals", "Requests answered by the gateway itself.", ["tenant", "code"], registry=registry
         )
-        self.in_flight = Gauge("gateway_requests_in_flight", "Requests being handled.", registry=registry)
+        self.in_flight = Gauge(
+            "gateway_requests_in_flight", "Requests being handled.", registry=registry, multiprocess_mode="livesum"
+        )
         self.total_seconds = Histogram(
             "gateway_request_seconds",
             "From the request head to the last byte.",
@@ -85,6 +108,18 @@ class Metrics:
         self.unsettled = Counter(
             "gateway_unsettled_admissions", "Admissions that the store could not be told the end of.", registry=registry
         )
+
+    def show_in_flight(self, read: Callable[[], int]) -> None:
+        """Take the number of requests in flight from here; between processes, whenever `refresh` is called."""
+        if self._is_shared:
+            self._read_in_flight = read
+        else:
+            self.in_flight.set_function(read)
+
+    def refresh(self) -> None:
+        """Tell the other processes what is shown as it is now."""
+        if self._read_in_flight is not None:
+            self.in_flight.set(self._read_in_flight())
 
     def plugin_failed(self, plugin: str, stage: str) -> None:
         """Count a failure."""
@@ -112,7 +147,12 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """The text format and its media type."""
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+        registry = self._registry
+        if self._is_shared:
+            self.refresh()
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class AccessLog:

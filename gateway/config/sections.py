@@ -90,7 +90,7 @@ class ServerSettings(Section):
         " `admin_host`; with an operator token, any.",
     )
     trusted_proxies: Networks = Field((), description="Networks whose `X-Forwarded-*` headers are believed.")
-    workers: int = Field(1, ge=1, le=1, description="Processes per replica. One for now; run more replicas instead.")
+    workers: int = Field(1, ge=1, le=64, description="Processes per replica, which share its ports; about one for each core.")
     engine: Literal["hypercorn", "granian"] = Field(
         "hypercorn", description="The HTTP server. `granian` costs less CPU; it needs `pip install ai-gateway[granian]`."
     )

@@ -60,7 +60,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     forwarder = Forwarder(config.upstream)
     domains = TenantDomains(config.server.tenant_domains)
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
-    parts.metrics.in_flight.set_function(lambda: gate.in_flight)
+    parts.metrics.show_in_flight(lambda: gate.in_flight)
     compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
     settlements = parts.stores.settlements
     renewer = Renewer(settlements, config.limits.lease, config.limits.renewal)

@@ -2,10 +2,26 @@
 
 ``serve`` runs several listeners in one process and one event loop. Every socket is bound before anything starts, every
 app has started before anything is accepted, and every listener has drained before the first app shuts down, so apps may
-share what they open. One process is one loop on purpose: Hypercorn with several workers cuts streams on SIGTERM.
+share what they open. One process is one loop; several processes share the sockets and have a `Supervisor` of ours, as
+Hypercorn's own workers cut streams on SIGTERM and die together.
 """
 
-from gateway.serving.listener import ASGIApp, Listener
-from gateway.serving.run import Ready, run_event_loop, serve
+from gateway.serving.engine import load_engine
+from gateway.serving.listener import ASGIApp, Listener, bind
+from gateway.serving.run import CLEANUP_MS, Ready, run_event_loop, serve
+from gateway.serving.supervisor import Supervisor
+from gateway.serving.worker_process import WorkerLink, WorkerProcess
 
-__all__ = ["ASGIApp", "Listener", "Ready", "run_event_loop", "serve"]
+__all__ = [
+    "CLEANUP_MS",
+    "ASGIApp",
+    "Listener",
+    "Ready",
+    "Supervisor",
+    "WorkerLink",
+    "WorkerProcess",
+    "bind",
+    "load_engine",
+    "run_event_loop",
+    "serve",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ Ready = Callable[[Mapping[str, tuple[str, int]]], None]
 
 T = TypeVar("T")
 
+CLEANUP_MS = 5_000
+
 logger = logging.getLogger("gateway.server")
 
 
@@ -29,7 +32,8 @@ async def serve(
     ready: Ready | None = None,
     leaving: asyncio.Event | None = None,
     write_stall_ms: int = 30_000,
-    cleanup_ms: int = 5_000,
+    cleanup_ms: int = CLEANUP_MS,
+    sockets: Mapping[str, socket.socket] | None = None,
 ) -> None:
     """Serve all listeners until ``shutdown`` is set, then drain and return.
 
@@ -39,13 +43,21 @@ async def serve(
     carry ``connection: close``, so that clients with a connection pool have left before the sockets close. A client that
     accepts no byte for ``write_stall_ms`` is disconnected (by the kernel, where it has TCP_USER_TIMEOUT).
 
+    ``sockets`` are bound already, by the listener's name; they are closed in the end.
+
     Raises ConfigurationError when the engine is not installed or an address cannot be bound, with nothing served yet, or when
     an app refuses to start.
     """
     engine = load_engine(settings.engine)
     async with AsyncExitStack() as stack:
-        sockets = [
-            stack.enter_context(closing(bind(listener.name, listener.host, listener.port, write_stall_ms)))
+        bound = [
+            stack.enter_context(
+                closing(
+                    sockets[listener.name]
+                    if sockets is not None
+                    else bind(listener.name, listener.host, listener.port, write_stall_ms)
+                )
+            )
             for listener in listeners
         ]
         for listener in listeners:
@@ -53,7 +65,7 @@ async def serve(
         signs = (shutdown,) if leaving is None else (shutdown, leaving)
         servers = [
             engine.create_server(Assignment(listener.name, listener.app, sock, settings, signs, cleanup_ms))
-            for listener, sock in zip(listeners, sockets, strict=True)
+            for listener, sock in zip(listeners, bound, strict=True)
         ]
         await _run(servers, shutdown, ready, settings.drain_timeout / 1000, cleanup_ms / 1000)
 

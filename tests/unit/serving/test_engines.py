@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import sys
 
 import pytest
 
@@ -221,7 +222,7 @@ async def test_a_fast_sender_is_held_back_by_a_slow_app_in_bounded_memory(engine
 
 
 def test_an_engine_that_is_not_there_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(engines.importlib.sys.modules, "gateway.serving.granian_engine", None)
+    monkeypatch.setitem(sys.modules, "gateway.serving.granian_engine", None)
     with pytest.raises(
         ConfigurationError, match=r"^server\.engine: granian is missing, .*pip install 'ai-gateway\[granian\]'$"
     ):
