@@ -172,7 +172,8 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a part of the reply on. No coroutine: this is called for every chunk of a stream."""
         if message["type"] in _HEADS:
-            message = {**message, "headers": _fields(message.get("headers", ()), self._signs)}
+            left_bytes = _body_bytes(self._scope["headers"]) if self._left_bytes is None else self._left_bytes
+            message = {**message, "headers": _fields(message.get("headers", ()), self._signs, is_early=left_bytes != 0)}
         elif not message.get("more_body", False):
             self.is_ended = True
         sent: Awaitable[None] = self._proto.send(message)
@@ -217,9 +218,13 @@ def _body_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
     return length
 
 
-def _fields(headers: Iterable[Field], signs: Iterable[asyncio.Event]) -> list[Field]:
-    """The header fields of a reply, with ``connection: close`` if a sign is set."""
-    fields = list(headers)
+def _fields(headers: Iterable[Field], signs: Iterable[asyncio.Event], *, is_early: bool) -> list[Field]:
+    """The header fields of a reply, with ``connection: close`` if a sign is set.
+
+    A reply that begins before its request has ended goes without a length: once it has sent so much, hyper would close the
+    connection on a client that is still sending, and the reply may be lost on its way. Chunks end when the app says so.
+    """
+    fields = [field for field in headers if field[0] != b"content-length"] if is_early else list(headers)
     if any(sign.is_set() for sign in signs):
         fields.append((b"connection", b"close"))
     for name, _ in fields:

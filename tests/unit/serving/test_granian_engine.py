@@ -83,15 +83,23 @@ async def test_a_refused_websocket_has_the_fields_of_a_handshake(address):
     assert b"\r\nsec-websocket-accept:" in reply
 
 
-async def test_an_answer_before_the_body_has_come_closes_the_connection():
+async def test_an_answer_before_the_body_has_come_is_in_chunks():
     async def early(receive, send):
         await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"no"})
+        await send({"type": "http.response.body", "body": b"no", "more_body": True})
+        assert (await receive())["body"] == b"hello"
+        await send({"type": "http.response.body"})
 
     async with serving(WireApp(early=early), "granian") as address:
-        reply = await exchange(address, "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
-        assert status_of(reply) == 401
-        assert b"\r\nconnection: close" in reply
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length" not in head
+        assert await reader.readuntil(b"no\r\n") == b"2\r\nno\r\n"
+        writer.write(b"hello")
+        assert await reader.readuntil(b"\r\n\r\n") == b"0\r\n\r\n"
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_header_block_of_8_kib_is_taken_whatever_the_limit():
