@@ -68,12 +68,16 @@ def is_field(field: tuple[bytes, bytes]) -> bool:
     return _NAME.fullmatch(field[0]) is not None and _VALUE.fullmatch(field[1]) is not None
 
 
-def forwarded(headers: RawHeaders) -> RawHeaders:
-    """The client's fields that an upstream may see: none for this hop, no credentials, none that pretend another origin."""
+def forwarded(headers: RawHeaders, secret: bytes = b"") -> RawHeaders:
+    """The client's fields that an upstream may see: none for this hop, no credentials, none that pretend another origin.
+
+    Wherever the client repeats its ``secret``, it is not forwarded.
+    """
+    kept = [field for field in headers if field[0] not in _NOT_FORWARDED]
+    if secret:
+        kept = [field for field in kept if secret not in field[1]]
     ended = _tokens([value for name, value in headers if name == b"connection"])
-    if ended:
-        return [field for field in headers if field[0] not in _NOT_FORWARDED and field[0] not in ended]
-    return [field for field in headers if field[0] not in _NOT_FORWARDED]
+    return [field for field in kept if field[0] not in ended] if ended else kept
 
 
 class ReturnedFields:

@@ -209,11 +209,11 @@ class AccessLog:
             self.flush()
 
     def _now(self) -> str:
-        second, fraction = divmod(time.time(), 1)
+        second, ms = divmod(int(time.time() * 1_000), 1_000)
         if second != self._second:
-            self._second = int(second)
+            self._second = second
             self._moment = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")[:-6]
-        return f"{self._moment}.{int(fraction * 1_000):03d}+00:00"
+        return f"{self._moment}.{ms:03d}+00:00"
 
 
 class JsonFormatter(logging.Formatter):

@@ -76,11 +76,13 @@ class Admitter:
     async def identify(self, head: RequestHead) -> Caller:
         """The tenant by host, on other hosts by key. Raises UnknownTenant, InvalidApiKey."""
         subdomain = self._domains.subdomain_of(head.authority)
+        digest = "" if head.secret is None else virtual_key.digest(head.secret)
+        if subdomain is not None and self._configurations.key(subdomain, digest) is not None:
+            return Caller(subdomain, digest, by_host=True)  # what is known is well formed
         if head.secret is None or not virtual_key.is_well_formed(head.secret):
             if subdomain is not None and not await self._admissions.tenant_exists(Keyspace(subdomain)):
                 raise UnknownTenant
             raise InvalidApiKey
-        digest = virtual_key.digest(head.secret)
         if subdomain is not None:
             return Caller(subdomain, digest, by_host=True)
         subdomain = self._configurations.subdomain_of(digest)

@@ -49,21 +49,13 @@ class Forwarding:
 
     async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
         """Answer the request. Raises what refuses it, and ClientLeft."""
-        outcome = Outcome()
-        try:
-            await self._run(ticket, head, body, reply, visit, outcome)
-        finally:
-            self._admitter.settle(ticket, outcome)
-
-    async def _run(
-        self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit, outcome: Outcome
-    ) -> None:
+        began = perf_counter()
         chain, states = ticket.rule.chain, ticket.admission.states
-        refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
         exchange = _exchange_of(ticket, head, visit)
         watch = LeaveWatch(self._watches, body)
-        began = perf_counter()
+        outcome = Outcome()
         try:
+            refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
             if exchange.request.body is None and chain.reads_request_body_before(refused_at):
                 exchange.request.body = await body.read(self._limits.max_inspected_bytes)
             stopped = None
@@ -87,6 +79,7 @@ class Forwarding:
             raise
         finally:
             watch.stop()
+            self._admitter.settle(ticket, outcome)
             if chain.observes:
                 exchange.timings.total_ms = (perf_counter() - began) * 1_000
                 self._background.run(lambda: chain.post_response(exchange))
@@ -187,8 +180,7 @@ class Forwarding:
 
 def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
     secret = (head.secret or "").encode("latin-1")
-    # wherever the client repeats its key, it is not forwarded
-    headers = Headers([field for field in forwarded(head.headers) if secret not in field[1]])
+    headers = Headers(forwarded(head.headers, secret))
     request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body, head.has_body)
     states = ticket.admission.states
     exchange = Exchange(visit.request_id, request, ticket.tenant.info, ticket.key.info, ticket.rule.info, limits=states)

@@ -63,7 +63,11 @@ class ReplyWriter:
         if chunk and self._has_body:
             self._visit.bytes_out += len(chunk)
             self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
-            await self._to_client({"type": "http.response.body", "body": chunk, "more_body": True})
+            try:
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except OSError as error:
+                # a peer that vanished, or takes nothing for too long, surfaces as an error of the socket
+                raise ClientLeft from error
 
     async def end(self, chunk: bytes = b"") -> None:
         """Nothing follows but ``chunk``. The server is told at once, or by `finish` if the client is still sending."""
@@ -112,15 +116,14 @@ class ReplyWriter:
     async def _head(self, status: int, fields: RawHeaders) -> None:
         self.started = True
         self._visit.status = status
-        await self._to_client({"type": "http.response.start", "status": status, "headers": fields})
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": fields})
+        except OSError as error:
+            raise ClientLeft from error
 
     async def _final(self, chunk: bytes = b"") -> None:
         self._is_final = True
-        await self._to_client({"type": "http.response.body", "body": chunk, "more_body": False})
-
-    async def _to_client(self, message: dict[str, Any]) -> None:
         try:
-            await self._send(message)
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
         except OSError as error:
-            # a peer that vanished, or takes nothing for too long, surfaces as an error of the socket
             raise ClientLeft from error

@@ -9,7 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.errors import GatewayError, InternalError
 from gateway.store import Settlement, Settlements
@@ -21,8 +21,7 @@ MAX_WAITING = 50_000
 PAUSES_MS = (100, 400, 1_600, 3_000)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(NamedTuple):
     settlement: Settlement
     since: float
 

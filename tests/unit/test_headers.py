@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.headers import CREDENTIALS, MOST_NAMES, ForwardedFields, ReturnedFields, forwarded, is_field
+from gateway.headers import CREDENTIALS, MOST_NAMES, ForwardedFields, ReturnedFields, is_field
+from gateway.headers import forwarded as forwarded_for
 
 STRIPPED = [
     "connection",
@@ -42,6 +43,10 @@ STRIPPED = [
     "api-key",
     "x-goog-api-key",
 ]
+
+
+def forwarded(fields):
+    return forwarded_for(fields, b"the-secret")
 
 
 def returned(fields, passed):
@@ -167,3 +172,9 @@ def test_a_reply_that_plugins_read_is_asked_for_as_it_is():
     fields = ForwardedFields([], preserve_host=True, identity=True)
     sent = fields.over([(b"accept-encoding", b"gzip")], **SAID)
     assert sent == [*ORIGIN, (b"host", b"a.example.com"), (b"accept-encoding", b"identity")]
+
+
+def test_wherever_the_client_repeats_its_key_it_is_not_forwarded():
+    fields = [(b"x-debug", b"key=the-secret"), (b"cookie", b"the-secret"), (b"x-other", b"the-sec")]
+    assert forwarded(fields) == [fields[2]]
+    assert forwarded_for(fields) == fields
