@@ -14,7 +14,6 @@ import io
 import multiprocessing
 import statistics
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvloop
@@ -24,12 +23,11 @@ from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.secrets import Vault
 from gateway.store import connect, open_stores
 from gateway.telemetry import AccessLog, Metrics
+from tests.asgi import App, a_scope, status_of
 from tests.builders import built_in_plugins
 from tests.gateways import MASTER_KEY, ATenant, Gateway
 from tests.servers import valkey_server
 from tests.stores import patient
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
 
 REQUEST = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"%s"}]}' % (b"Say something about gateways. " * 14)
 ANSWER = b'{"id":"chatcmpl-1","object":"chat.completion","choices":[{"message":{"content":"%s"}}]}' % (b"word " * 180)
@@ -64,50 +62,6 @@ def _serve_target(port: Any) -> None:
     uvloop.run(serve())
 
 
-def _scope(tenant: ATenant) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/v1/chat/completions",
-        "raw_path": b"/v1/chat/completions",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [
-            (b"host", tenant.host.encode()),
-            (b"authorization", f"Bearer {tenant.secret}".encode()),
-            (b"content-type", b"application/json"),
-            (b"accept", b"application/json"),
-            (b"user-agent", b"OpenAI/Python 2.0.0"),
-            (b"content-length", b"%d" % len(REQUEST)),
-        ],
-        "client": ("127.0.0.1", 40_000),
-        "server": ("127.0.0.1", 8081),
-    }
-
-
-async def _one(app: App, scope: dict[str, Any]) -> int:
-    status = 0
-    left = asyncio.get_running_loop().create_future()
-    incoming = [{"type": "http.request", "body": REQUEST, "more_body": False}]
-
-    async def receive() -> Any:
-        if incoming:
-            return incoming.pop()
-        await left
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-
-    await app(scope, receive, send)
-    return status
-
-
 async def _burn(app: App, tenant: ATenant, requests: int, at_once: int) -> float:
     """CPU microseconds a request."""
     left = requests
@@ -116,7 +70,7 @@ async def _burn(app: App, tenant: ATenant, requests: int, at_once: int) -> float
         nonlocal left
         while left > 0:
             left -= 1
-            status = await _one(app, _scope(tenant))
+            status = await status_of(app, a_scope(tenant.host, tenant.secret, REQUEST), REQUEST)
             if status != 200:
                 raise SystemExit(f"answered {status}")
 
