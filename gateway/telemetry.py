@@ -36,6 +36,8 @@ MAX_METHOD_LOGGED = 16
 MAX_PATH_LOGGED = 512
 MAX_LINES = 1_000
 FLUSH_EVERY_MS = 100
+WHOLE_BYTES = 4_096
+"""A pipe takes so much at once (PIPE_BUF on Linux): lines of several workers do not get mixed."""
 
 
 @dataclass(slots=True)
@@ -185,8 +187,20 @@ class AccessLog:
 
     def flush(self) -> None:
         """Write what was appended."""
-        if self._stream is not None and self._lines:
-            lines, self._lines = "".join(self._lines), []
+        if self._stream is None:
+            return
+        lines, self._lines = self._lines, []
+        begin = size = 0
+        for index, line in enumerate(lines):
+            if size + len(line) > WHOLE_BYTES and size:
+                self._write("".join(lines[begin:index]))
+                begin, size = index, 0
+            size += len(line)
+        if size:
+            self._write("".join(lines[begin:]))
+
+    def _write(self, lines: str) -> None:
+        if self._stream is not None:
             self._stream.write(lines)
             self._stream.flush()
 

@@ -1,5 +1,6 @@
 """Metrics with closed labels, and log lines that nobody can forge."""
 
+import asyncio
 import io
 import json
 import logging
@@ -7,7 +8,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry import AccessLog, JsonFormatter, Metrics, Visit, start_logging, stopwatch
+from gateway.telemetry import MAX_LINES, WHOLE_BYTES, AccessLog, JsonFormatter, Metrics, Visit, start_logging, stopwatch
 
 
 @given(st.text(), st.text(), st.text())
@@ -50,6 +51,46 @@ def test_a_line_tells_what_became_of_a_request():
         "upstream_ms": None,
         "total_ms": 9.877,
     }
+
+
+class Writes(io.StringIO):
+    """Keeps each write apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def write(self, text):
+        self.pieces.append(text)
+        return len(text)
+
+
+async def test_lines_are_gathered_and_written_in_pieces_that_a_pipe_takes_whole():
+    stream = Writes()
+    log = AccessLog(stream)
+    log.start()
+    for number in range(100):
+        log.write(Visit(f"req_{number}", path="/" + "x" * (number * 7)), 1.0)
+    assert stream.pieces == []
+    await asyncio.sleep(0.3)
+    lines = "".join(stream.pieces).splitlines()
+    assert [json.loads(line)["request_id"] for line in lines] == [f"req_{number}" for number in range(100)]
+    assert all(len(piece) <= WHOLE_BYTES and piece.endswith("\n") for piece in stream.pieces)
+    assert len(stream.pieces) < 25
+    log.write(Visit("last"), 1.0)
+    await log.stop()
+    log.write(Visit("late"), 1.0)
+    assert ["last" in stream.pieces[-2], "late" in stream.pieces[-1]] == [True, True]
+
+
+async def test_very_many_lines_are_not_kept_until_it_is_time():
+    stream = Writes()
+    log = AccessLog(stream)
+    log.start()
+    for number in range(MAX_LINES):
+        log.write(Visit(f"req_{number}"), 1.0)
+    assert len("".join(stream.pieces).splitlines()) == MAX_LINES
+    await log.stop()
 
 
 def test_without_a_stream_nothing_is_written():
