@@ -37,6 +37,8 @@ CLIENTS, COROUTINES, PAUSE_MS, LEAVES = 4, 64, 600, 0.02
 LEASE_S = 5
 SHARES = {
     Fault.DELAY_REPLY: 0.01,
+    Fault.SPLIT_REPLY: 0.01,
+    Fault.CUT_IN_REPLY: 0.004,
     Fault.DROP_REPLY: 0.004,
     Fault.DROP_REPLY_AND_CUT: 0.01,
     Fault.CUT_BEFORE_REQUEST: 0.004,
@@ -244,9 +246,16 @@ def leave_in_order(scene: Scene) -> dict[str, Receipt]:
         client.signal(signal.SIGTERM)
     for client in scene.clients.values():
         assert client.wait(60) == 0
-    last = {}
+    last: dict[str, Receipt] = {}
     for number, port in enumerate(scene.ports):
-        last[f"last-{number}"] = scene.request(port, scene.callers[-1], f"last-{number}")
+        by = time.monotonic() + LEASE_S + 1
+        for attempt in itertools.count():
+            # what was lost with a connection to the store is settled in another try, and holds its place until then
+            name = f"last-{number}-{attempt}"
+            last[name] = scene.request(port, scene.callers[-1], name)
+            if last[name].status != 429 or time.monotonic() > by:
+                break
+            time.sleep(0.2)
     for replica in scene.replicas:
         replica.signal(signal.SIGTERM)
     for replica in scene.replicas:
@@ -303,7 +312,8 @@ def prove(seconds: float, seed: int, once: Sequence[Harm] = ()) -> Evidence:
         print(what_was_hammered(scene, evidence))
         broken = broken_promises(evidence)
         assert not broken, f"HAMMER_SEED={seed}\n" + "\n".join(broken)
-        assert {one.status for one in last.values()} <= {200, 502}, f"the replicas do not serve any more: {last}"
+        served = {one.port for one in last.values() if one.status in (200, 502)}
+        assert served == set(scene.ports), f"the replicas do not serve any more: {last}"
         # what was promised was also put to the test
         assert scene.proxy.seen.keys() == set(Fault)
         assert scene.done.keys() == {harm.__name__ for harm in (*HARM, *once)}

@@ -93,8 +93,8 @@ def test_workers_share_exact_limits_and_the_metrics_show_all_of_them(scene: Scen
     assert statuses == {200: 25, 429: 55}
     wait_until(lambda: scene.metric("gateway_requests_total") == 80, "counted")
     assert {scene.metric("gateway_requests_total") for _ in range(10)} == {80}
-    lines = scene.gateway.program.access_log()
-    assert Counter(line["status"] for line in lines) == statuses
+    wait_until(lambda: len(scene.gateway.program.access_log()) >= 80, "logged")
+    assert Counter(line["status"] for line in scene.gateway.program.access_log()) == statuses
 
 
 def test_a_worker_that_is_killed_takes_only_its_own_requests_along_and_is_replaced(scene: Scene):
