@@ -22,7 +22,7 @@ class BodyBroken(Exception):
 class UpstreamReply:
     """The live reply of a target: the head is here, the body is not."""
 
-    __slots__ = ("_connection", "_content", "_ends_at", "_idle", "_upload", "raw_headers", "status")
+    __slots__ = ("_broken", "_connection", "_content", "_ends_at", "_idle", "_upload", "raw_headers", "status")
 
     def __init__(
         self,
@@ -36,36 +36,44 @@ class UpstreamReply:
     ) -> None:
         self._connection: Connection | None = connection
         self._content = content
+        self._broken: BodyBroken | None = None
         self._upload = upload
         self._idle = idle_seconds
         self._ends_at = ends_at
         self.status: int = message.code
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives, undecoded, each piece as the parser made it. Raises BodyBroken, after all that has come."""
+    async def next_chunk(self) -> bytes:
+        """What has arrived of the body, undecoded, or what arrives next; empty once it is complete.
+
+        Raises BodyBroken, after all that has come.
+        """
         content, connection = self._content, self._connection
-        if connection is None:
-            raise BodyBroken("closed")
+        if self._broken is not None or connection is None:
+            raise self._broken or BodyBroken("closed")
         protocol = cast("TargetProtocol", connection.protocol)
         loop = asyncio.get_running_loop()
         try:
-            while True:
-                if not content.is_eof():
-                    protocol.give_until(min(loop.time() + self._idle, self._ends_at))
-                chunk = await content.readany()
-                protocol.stop_clock()
-                if not chunk:
-                    return
-                yield chunk
+            if not content.is_eof():
+                protocol.give_until(min(loop.time() + self._idle, self._ends_at))
+            chunk = await content.readany()
+            protocol.stop_clock()
+            return chunk
         except TimeoutError as error:
             late = loop.time() >= self._ends_at
             raise BodyBroken("the exchange took too long" if late else f"no data for {self._idle:g} s") from error
         except BROKEN_EXCHANGE as error:
+            self._broken = BodyBroken(type(error).__name__)
+            self._broken.__cause__ = error
             rest = protocol.unread(content)
             if rest:
-                yield rest
-            raise BodyBroken(type(error).__name__) from error
+                return rest
+            raise self._broken from error
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body, piece by piece. Raises BodyBroken, after all that has come."""
+        while chunk := await self.next_chunk():
+            yield chunk
 
     def take(self) -> bytes | None:
         """The whole body if all of it has come already, which is usual for short ones: nothing needs to be waited for."""

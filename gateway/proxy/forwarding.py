@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from time import perf_counter
 from typing import Any, cast
@@ -161,11 +160,10 @@ class Forwarding:
         whole = upstream.take()
         try:
             if whole is None:
-                async with contextlib.aclosing(upstream.chunks()) as chunks:
-                    async for chunk in chunks:
-                        if watch.left:  # a plugin has swallowed the cancellation
-                            raise ClientLeft
-                        await reply.write(chunk)
+                while chunk := await upstream.next_chunk():
+                    if watch.left:  # a plugin has swallowed the cancellation
+                        raise ClientLeft
+                    await reply.write(chunk)
         except BodyBroken as error:
             _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
             failure = UpstreamUnreachable("The target of this route broke off its reply.")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
 
 import h11
 from h11._headers import Headers
+from h11._writers import BodyWriter
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
-MOST_GATHERED_BYTES = 64 << 10
 LAST_REQUEST_S = 0.05
 """How long a connection without a request lasts when the server stops: one may be on its way already."""
 
@@ -34,6 +35,9 @@ class ClientLost(OSError):
 class Http1(H11Protocol):
     """HTTP/1.1 and nothing else: a wish for HTTP/2 without TLS is no other protocol here."""
 
+    write: Callable[[Iterable[bytes]], Awaitable[None]]
+    """Sends at once."""
+
     async def _check_protocol(self, event: h11.Request) -> None:
         pass  # would change to HTTP/2
 
@@ -45,7 +49,12 @@ class Http1(H11Protocol):
             await super()._create_stream(request)
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """As Hypercorn's, but that the header fields of a reply are checked all at once."""
+        """As Hypercorn's, but that the header fields of a reply are checked all at once, and h11 only frames its chunks."""
+        if isinstance(event, Body) and self.connection.our_state is h11.SEND_BODY:
+            parts: list[bytes] = []
+            cast("BodyWriter", self.connection._writer).send_data(event.data, parts.append)
+            await self.write(parts)
+            return
         if isinstance(event, Response) and event.status_code >= 200:
             fields = [*event.headers, *self.config.response_headers("h11")]
             headers = _checked(fields)
@@ -67,7 +76,7 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> Headers | None:
 
 
 class Connection(TCPServer):
-    """One connection. What is written in one turn of the event loop leaves as one write; the loop is asked once an idle period.
+    """One connection. The head of a reply leaves together with what comes in the same turn of the event loop.
 
     Where Hypercorn 0.18 makes and cancels a task each time a request begins or ends, here the time is noted.
     """
@@ -85,7 +94,6 @@ class Connection(TCPServer):
         super().__init__(app, loop, config, context, state, reader, writer)
         self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, self._end_idle)
         self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
 
     async def run(self) -> None:
         """Serve the connection to its end."""
@@ -96,9 +104,11 @@ class Connection(TCPServer):
             async with TaskGroup(self.loop) as task_group:
                 self._task_group = task_group
                 state = ConnectionState(self.state)
-                self.protocol = Http1(  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
+                protocol = Http1(
                     self.app, self.config, self.context, task_group, state, False, client, server, self.protocol_send
                 )
+                protocol.write = self._write_now
+                self.protocol = protocol  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
                 self.idle_task.begin()
                 if self.context.terminated.is_set():  # accepted while the server stopped
                     self.stop()
@@ -134,23 +144,24 @@ class Connection(TCPServer):
         if not self._gathered:
             self.loop.call_soon(self._flush)
         self._gathered.append(data)
-        self._gathered_bytes += len(data)
-        transport = self.writer.transport
-        if self._gathered_bytes >= MOST_GATHERED_BYTES or transport.get_write_buffer_size():
-            self._flush()
-            try:
-                await self.writer.drain()
-            except (ConnectionError, RuntimeError):
-                await self.protocol.handle(Closed())
-            except OSError as error:
-                raise ClientLost(*error.args) from error
+
+    async def _write_now(self, parts: Iterable[bytes]) -> None:
+        self._gathered.extend(parts)
+        self._flush()
+        if not self.writer.transport.get_write_buffer_size():
+            return
+        try:
+            await self.writer.drain()
+        except (ConnectionError, RuntimeError):
+            await self.protocol.handle(Closed())
+        except OSError as error:
+            raise ClientLost(*error.args) from error
 
     def _flush(self) -> None:
         gathered = self._gathered
         if gathered and not self.writer.transport.is_closing():
             self.writer.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
         gathered.clear()
-        self._gathered_bytes = 0
 
     async def _close(self) -> None:
         self._flush()
