@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.headers import ForwardedFields, ReturnedFields
 from gateway.pipeline import Chain
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
-from gateway.routing import Matcher, upstream_path
+from gateway.routing import Matcher, Route, upstream_path
 from gateway.store import BoundLimit, Keyspace, PlacedLimit
 from gateway.targets import Target
 from gateway.targets.addresses import IPNetwork
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CompiledRule:
     """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail."""
 
@@ -35,14 +36,28 @@ class CompiledRule:
         return self.target.url(upstream_path(self.info.path, self.strip_path, path), query)
 
 
+class Placed(NamedTuple):
+    """A rule's place among the others and its route; None if it is not active."""
+
+    created_at: str
+    rule_id: str
+    route: Route[CompiledRule] | None
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledTenant:
-    """A tenant at one version of its configuration."""
+    """A tenant at one version of its configuration.
+
+    ``document_digest`` and ``placed``, by the digests of their documents, are for the next version: what has not changed is
+    taken over.
+    """
 
     version: str
     info: TenantInfo
     keyspace: Keyspace
     matcher: Matcher[CompiledRule]
+    document_digest: bytes
+    placed: Mapping[bytes, Placed]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 
@@ -11,7 +12,7 @@ from gateway.headers import ForwardedFields, RawHeaders, ReturnedFields
 from gateway.models import ApiKey, Rule, Tenant, limit_specs
 from gateway.pipeline import Chain, Entry, OnFailure
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
-from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
+from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant, Placed
 from gateway.registry import Registry
 from gateway.routing import Matcher, Route
 from gateway.secrets import Vault, is_sealed
@@ -35,20 +36,33 @@ class Compiler:
         self._config = config
         self._on_failure = on_failure
 
-    def tenant(self, stale: Stale) -> CompiledTenant:
-        """From a reply that carries the tenant's document. Raises pydantic's ValidationError for a damaged one."""
+    def tenant(self, stale: Stale, last: CompiledTenant | None = None) -> CompiledTenant:
+        """From a reply that carries the tenant's document. Raises pydantic's ValidationError for a damaged one.
+
+        A rule takes about 150 µs, during which nobody is served; those that are as in ``last`` are taken from there.
+        """
         if stale.tenant_document is None:
             raise InternalError from AssertionError("no tenant document")
         tenant = Tenant.model_validate_json(stale.tenant_document)
-        rules = [Rule.model_validate_json(document) for document in stale.rule_documents]
-        rules.sort(key=lambda rule: (rule.created_at, rule.id))
         keyspace = Keyspace(tenant.subdomain)
+        digest = _digest(stale.tenant_document)
+        known = last.placed if last is not None and last.document_digest == digest else {}
+        placed: dict[bytes, Placed] = {}
+        for document in stale.rule_documents:
+            key = _digest(document)
+            placed[key] = known.get(key) or self._placed(tenant, Rule.model_validate_json(document), keyspace)
         return CompiledTenant(
             stale.version,
             TenantInfo(tenant.id, tenant.name, tenant.subdomain, tenant.tier),
             keyspace,
-            Matcher(Route(rule.path, rule.methods, self._rule(tenant, rule, keyspace)) for rule in rules if rule.active),
+            Matcher(one.route for one in sorted(placed.values(), key=lambda one: one[:2]) if one.route is not None),
+            digest,
+            placed,
         )
+
+    def _placed(self, tenant: Tenant, rule: Rule, keyspace: Keyspace) -> Placed:
+        route = Route(rule.path, rule.methods, self._rule(tenant, rule, keyspace)) if rule.active else None
+        return Placed(rule.created_at, rule.id, route)
 
     def rule(self, tenant: Tenant, rule: Rule) -> CompiledRule:
         """One rule by itself; what keeps it from being used is its ``fault``."""
@@ -158,3 +172,7 @@ class Compiler:
             taken.add(limit.key)
             placed.append(limit)
         return tuple(placed)
+
+
+def _digest(document: bytes) -> bytes:
+    return hashlib.blake2b(document, digest_size=16).digest()

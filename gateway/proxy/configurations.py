@@ -51,16 +51,17 @@ class Configurations:
 
         In place of a document that is damaged the last good one stays in force. Raises InternalError where there is none.
         """
-        if stale.tenant_document is not None:
-            last = self._tenants.get(subdomain)
+        last = self._tenants.get(subdomain)
+        # of many requests that were told the same, the first has compiled it
+        if stale.tenant_document is not None and (last is None or last.version != stale.version):
             try:
-                compiled = self._compiler.tenant(stale)
+                compiled = self._compiler.tenant(stale, last)
             except ValidationError as error:
                 compiled = replace(_kept(last, subdomain, error), version=stale.version)
             self._tenants.put(subdomain, compiled)
         tenant = self._tenants.get(subdomain)
-        if stale.key_document is not None and tenant is not None:
-            last_key = self._keys.get((subdomain, digest))
+        last_key = self._keys.get((subdomain, digest))
+        if stale.key_document is not None and tenant is not None and (last_key is None or last_key.revision != stale.revision):
             try:
                 key = self._compiler.key(tenant.info, stale.key_document, stale.revision)
             except ValidationError as error:
