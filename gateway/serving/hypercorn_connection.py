@@ -21,6 +21,8 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
+from gateway.serving.idle_timer import IdleTimer
+
 LAST_REQUEST_S = 0.05
 """How long a connection without a request lasts when the server stops: one may be on its way already."""
 
@@ -172,39 +174,9 @@ class Connection(TCPServer):
         self.writer.close()  # which also ends the reading
 
 
-class _IdleTimer:
-    """Calls back when a connection has been idle for long enough; in Hypercorn's place for the task that does."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expired: Any) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._expired = expired
-        self._since = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self.is_idle = False
-
-    def begin(self) -> None:
-        self._since = self._loop.time()
-        self.is_idle = True
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
-
-    def end(self) -> None:
-        self.is_idle = False
+class _IdleTimer(IdleTimer):
+    """In Hypercorn's place for the task that it makes and cancels each time."""
 
     async def stop(self) -> None:
         """As Hypercorn calls it when a connection has ended."""
-        self.is_idle = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        if not self.is_idle:
-            return
-        left = self._since + self._seconds - self._loop.time()
-        if left <= 0:
-            self._expired()
-        else:
-            self._timer = self._loop.call_later(left, self._look)
+        self.cancel()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
-from email.utils import formatdate
 from typing import Any, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -17,6 +15,7 @@ from gateway.config import ServerSettings
 from gateway.serving.engine import Assignment
 from gateway.serving.hypercorn_connection import ClientLost, Connection
 from gateway.serving.listener import BACKLOG
+from gateway.serving.own_fields import OwnFields
 
 logger = logging.getLogger("gateway.server")
 
@@ -88,19 +87,12 @@ class _Config(Config):
     """Adds to each reply what the server itself has to say."""
 
     def __init__(self, signs: Sequence[asyncio.Event]) -> None:
-        self._signs = signs
-        self._second = 0
-        self._date = (b"date", b"")
+        self._own_fields = OwnFields(signs)
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        """The date, made once a second, and ``connection: close`` once a sign is set."""
+        """See `OwnFields`."""
         del protocol
-        second = int(time.time())
-        if second != self._second:
-            self._second, self._date = second, (b"date", formatdate(second, usegmt=True).encode())
-        if any(sign.is_set() for sign in self._signs):
-            return [self._date, (b"connection", b"close")]
-        return [self._date]
+        return self._own_fields.now()
 
 
 def _configure(settings: ServerSettings, signs: Sequence[asyncio.Event]) -> Config:
