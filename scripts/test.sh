@@ -15,7 +15,9 @@ fi
 ./scripts/check
 # whole files to each process: what is expensive to start is shared within a file
 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
-# what concerns the wire once more on the other engine
-export GATEWAY_TEST_ENGINE=granian
-exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile tests/e2e/test_{bad_input,cli,readme,replicas,scripts}.py \
+# what concerns the wire once more on the other engines
+GATEWAY_TEST_ENGINE=granian .venv/bin/python -m pytest --numprocesses 2 --dist loadfile \
+    tests/e2e/test_{bad_input,cli,readme,replicas,scripts}.py \
     tests/integration/test_{proxy_forwarding,proxy_streams,proxy_security,sdks}.py
+GATEWAY_TEST_ENGINE=uvicorn exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile \
+    tests/e2e/test_bad_input.py tests/integration/test_proxy_streams.py

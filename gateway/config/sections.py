@@ -91,8 +91,10 @@ class ServerSettings(Section):
     )
     trusted_proxies: Networks = Field((), description="Networks whose `X-Forwarded-*` headers are believed.")
     workers: int = Field(1, ge=1, le=64, description="Processes per replica, which share its ports; about one for each core.")
-    engine: Literal["hypercorn", "granian"] = Field(
-        "hypercorn", description="The HTTP server. `granian` costs less CPU; it needs `pip install ai-gateway[granian]`."
+    engine: Literal["hypercorn", "granian", "uvicorn"] = Field(
+        "hypercorn",
+        description="The HTTP server. `uvicorn` and `granian` cost less CPU; they need `pip install ai-gateway[uvicorn]`"
+        " or `ai-gateway[granian]`.",
     )
     keep_alive: PositiveMs = Field(
         65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."

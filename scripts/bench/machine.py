@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-LIBRARIES = ("aiohttp", "granian", "hypercorn", "quart", "redis", "uvloop")
+LIBRARIES = ("aiohttp", "granian", "httptools", "hypercorn", "quart", "redis", "uvicorn", "uvloop")
 
 
 def facts(root: Path) -> dict[str, str]:

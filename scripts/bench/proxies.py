@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--streams", type=int, default=5000, help="open at once, for the memory of a stream (%(default)s)")
     add("--tenants", type=int, default=100_000, help="most, for the growth with tenants (%(default)s)")
     add("--minutes", type=float, default=30, help="of the section long (%(default)s)")
-    add("--engines", default="hypercorn,granian", help="of the gateway; what it refuses is left out (%(default)s)")
+    add("--engines", default="hypercorn,granian,uvicorn", help="of the gateway; what it refuses is left out (%(default)s)")
     add("--gateway-root", type=Path, default=ROOT, help="checkout to measure (this one)")
     add("--gateway-python", type=Path, help="its Python (.venv/bin/python in it)")
     add("--also", action="append", default=[], metavar="NAME=ROOT", help="a further checkout, in the same rounds; repeatable")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Gateway, a_clean_clone, a_gateway, clean_environment, run
-from tests.engines import ENGINE
+from tests.engines import EXTRAS
 from tests.servers import short_directory
 
 TIMEOUT_S = 180
@@ -43,8 +43,8 @@ def clone() -> Iterator[Path]:
     """A clone in which nothing is installed yet. Whoever needs more runs its scripts/setup.sh: the second time is quick."""
     with short_directory() as path:
         clone = a_clean_clone(path / "clone")
-        if ENGINE != "hypercorn":  # what the engine needs is no part of requirements.lock
-            extra = (".venv/bin/python", "-m", "pip", "install", "--quiet", f"{ENGINE}=={version(ENGINE)}")
+        if EXTRAS:  # what the engine needs is no part of requirements.lock
+            extra = (".venv/bin/python", "-m", "pip", "install", "--quiet", *[f"{name}=={version(name)}" for name in EXTRAS])
             for step in ("scripts/setup.sh",), extra:
                 code, output, errors = run(*step, env=clean_environment(path), cwd=clone, seconds=INSTALL_S)
                 assert code == 0, output + errors

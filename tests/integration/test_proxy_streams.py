@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.plugin import Plugin, Settings
-from tests.engines import granian_differs
+from tests.engines import engine_differs
 from tests.gateways import running_proxy
 from tests.servers import Server
 from tests.stores import dump
@@ -388,7 +388,7 @@ async def test_a_client_that_sends_all_before_it_reads_gets_an_early_answer(stor
         await gateway.idle()
 
 
-@granian_differs("may close the connection of a request that was answered before its body came")
+@engine_differs(granian="may close the connection of a request that was answered before its body came")
 async def test_the_connection_of_a_refused_request_goes_on_once_its_body_has_come(gateway):
     await gateway.new_tenant()
     async with gateway.connected() as wire:

@@ -14,7 +14,7 @@ from tests.unit.serving.wire_app import REST, WireApp, answer, exchange, seen_of
 CHUNK = bytes(64 << 10)
 
 
-@pytest.fixture(params=["hypercorn", "granian"])
+@pytest.fixture(params=["hypercorn", "granian", "uvicorn"])
 def engine(request):
     return request.param
 
