@@ -11,11 +11,7 @@
 -- `admission` has the time `now`, and where something can be held `id`, the milliseconds of a `lease` and its `ending`. A
 -- state has used, remaining, retry, reset and what its kind wants to know again; `ahead` if a charge is placed later than
 -- now, because the clock was set back.
---- @include "lib/limit_log"
---- @include "lib/limit_ring"
---- @include "lib/limit_bucket"
---- @include "lib/limit_budget"
---- @include "lib/limit_concurrency"
+--- @include "lib/integers"
 --- @include "lib/lease"
 
 local LIMIT_ARGUMENTS = 6
@@ -23,25 +19,27 @@ local LIMIT_ARGUMENTS = 6
 local kinds = {}
 
 -- What is to be done for limits of a kind: peek, charge, settle, and renew where something is held. It is made when the first
--- limit of the kind is met, because a server makes every function of a script anew at each call.
+-- limit of the kind is met, because a server makes every function of a script anew at each call, and those that make a kind
+-- are no exception: so each is pasted where it is called.
 local function kind_of(name)
   local kind = kinds[name]
   if kind then
     return kind
   elseif name == 'log' then
+    --- @include "lib/limit_log"
     kind = limit_log()
   elseif name == 'ring' then
+    --- @include "lib/limit_ring"
     kind = limit_ring()
   elseif name == 'bucket' then
+    --- @include "lib/limit_bucket"
     kind = limit_bucket()
-  elseif name == 'budget' then
-    kind = limit_budget()
   elseif name == 'concurrency' then
+    --- @include "lib/limit_concurrency"
     kind = limit_concurrency()
-  elseif name == 'budget_charge' then
-    kind = limit_budget('c')
-  elseif name == 'budget_release' then
-    kind = limit_budget('r')
+  elseif name == 'budget' or name == 'budget_charge' or name == 'budget_release' then
+    --- @include "lib/limit_budget"
+    kind = limit_budget(name == 'budget_charge' and 'c' or name == 'budget_release' and 'r' or nil)
   else
     return error('unknown kind of limit: ' .. name)
   end
