@@ -1,26 +1,27 @@
--- settle: an admitted request has ended; what it held is free, and what it was charged becomes what it is due
+-- settle: requests of a tenant have ended; what they held is free, and what they were charged becomes what is due
 --
--- KEYS[1]   marker    string, named by the id of the admission
--- KEYS[2]   clock     string, the latest time this tenant has seen, ms
--- KEYS[3]   ledger    hash of the day of the admission
--- KEYS[4+]  limits    one a limit that holds or changes
--- ARGV[1]   lease     ms; how long a late or repeated call is recognised
--- ARGV[2]   id        of the admission
--- ARGV[3]   admitted  ms since 1970; empty if the caller never learned whether it was
--- ARGV[4]   now       empty; ms since 1970 in tests
--- ARGV[5]   row       of the ledger, "<key id>:<rule id>:"; empty if there is nothing to record
--- ARGV[6]   model     of the row, or empty
--- ARGV[7]   retention ms, how long the ledger is kept
--- ARGV[8]   requests  to record
--- ARGV[9]   input     tokens
--- ARGV[10]  output    tokens
--- ARGV[11]  cached    tokens
--- ARGV[12]  cost      nano-USD
--- ARGV[13+] limits    seven a limit: six as in lib/limits, the cost as it was charged, and the actual amount: 0 gives
---                     everything back, empty keeps the charge; more than the cost is charged on top
+-- KEYS[1]   clock       string, the latest time this tenant has seen, ms
+-- KEYS[2+]  markers     one an admission: a string, named by its id
+--           ledgers     one a row: a hash, of the day of the admission
+--           limits      each that holds or changes, once
+-- ARGV[1]   lease       ms; how long a late or repeated call is recognised
+-- ARGV[2]   now         empty; ms since 1970 in tests
+-- ARGV[3]   retention   ms, how long the ledger is kept
+-- ARGV[4]   admissions  how many, at most 64: nobody else is served meanwhile
+-- ARGV[5]   rows        how many, of the ledger
+-- ARGV[6+]  rows        two words each: "<key id>:<rule id>:", and the model or empty
+--           limits      six words each, see lib/limits; the cost as it was charged
+--           runs        of admissions that are alike, in the order of their markers: how many; their row, counted from
+--                       1, 0 for nothing to record; of each the requests, input, output and cached tokens and nano-USD
+--                       to record; how many dues each has, empty for those that were admitted for sure and have none
+--             dues      two words each: the limit, counted from 1, and the actual amount: 0 gives everything back,
+--                       empty keeps the charge; more than the cost is charged on top
+--             each      two words for each admission, unless the dues are empty: its id, and the ms since 1970 at which
+--                       it was admitted, empty if the caller never learned whether it was
 --
--- Returns  {"settled"} | {"settled_before"} | {"not_admitted"}: an admission that arrives later is void
--- Writes   the marker; if it was admitted and not settled yet, also the clock, each limit and the ledger
+-- Returns  a word for each admission, in their order: "settled" | "settled_before" | "not_admitted": one that arrives
+--          later is void | "failed: <error>": what comes before that error was done, and the same call does no more
+-- Writes   the marker of each; of those admitted and not settled yet also the limits, and once the clock and each row
 -- Flags    allow-oom
 
 --- @include "lib/clock"
@@ -28,39 +29,117 @@
 --- @include "lib/limits"
 --- @include "lib/marker"
 
-local FIRST_LIMIT_KEY = 4
-local FIRST_LIMIT_ARGUMENT = 13
+local MOST_ADMISSIONS = 64
+local FIRST_MARKER = 2
+local ROW_WORDS, DUE_WORDS, EACH_WORDS = 2, 2, 2
 
-local stored = redis.call('MGET', KEYS[1], KEYS[2])
-local marker = stored[1]
-if marker == MARKER_SETTLED then
-  return { 'settled_before' }
+local lease, count = ARGV[1], tonumber(ARGV[4])
+if count > MOST_ADMISSIONS then
+  return error('more admissions than may be settled at once')
 end
-redis.call('SET', KEYS[1], MARKER_SETTLED, 'PX', ARGV[1])
-if not marker and ARGV[3] == '' then
-  return { 'not_admitted' }
+local stored = redis.call('MGET', unpack(KEYS, 1, count + 1))
+local now = held_now(stored[1], server_now(ARGV[2]))
+
+local argument = 6
+local first_limit = FIRST_MARKER + count + tonumber(ARGV[5])
+-- tables are made with a place for what they get if there is one of it: to grow costs more than to be made
+local rows, limits = { false }, { false }
+local row_count = 0
+for index = FIRST_MARKER + count, first_limit - 1 do
+  row_count = row_count + 1
+  rows[row_count] = ledger_row(KEYS[index], ARGV[argument], ARGV[argument + 1])
+  argument = argument + ROW_WORDS
+end
+for index = first_limit, #KEYS do
+  limits[index - first_limit + 1] = limit_at(KEYS[index], argument)
+  argument = argument + LIMIT_ARGUMENTS
 end
 
-local admission = { id = ARGV[2], now = held_now(stored[2], server_now(ARGV[4])) }
-local admitted = tonumber(ARGV[3])
-if marker then
-  -- else it has ended, was never needed, or a server that took over does not know of it
-  admitted, admission.ending = marker_times(marker)
-end
-advance_clock(KEYS[2], admission.now)
-local settled = {}
-local argument = FIRST_LIMIT_ARGUMENT
-for index = FIRST_LIMIT_KEY, #KEYS do
-  local limit = limit_at(KEYS[index], argument)
-  local actual = tonumber(ARGV[argument + LIMIT_ARGUMENTS]) or limit.cost
-  if not settled[limit.key] and not (marker and marker_spared(marker, limit.key)) then
-    local charged_at = marker and marker_charged_at(marker, limit.key, admitted) or admitted
-    limit.kind.settle(limit, admission, charged_at, actual)
-    settled[limit.key] = true
+local function settle_dues(marker, admission, admitted, first, past)
+  local settled, tells_more = {}, false
+  if marker then
+    -- else it has ended, was never needed, or a server that took over does not know of it
+    admitted, admission.ending, tells_more = marker_times(marker)
   end
-  argument = argument + LIMIT_ARGUMENTS + 1
+  for due = first, past - 1, DUE_WORDS do
+    local limit = limits[tonumber(ARGV[due])]
+    if not settled[limit.key] and not (tells_more and marker_spared(marker, limit.key)) then
+      local charged_at = tells_more and marker_charged_at(marker, limit.key, admitted) or admitted
+      limit.kind.settle(limit, admission, charged_at, tonumber(ARGV[due + 1]) or limit.cost)
+      settled[limit.key] = true
+    end
+  end
 end
-if ARGV[5] ~= '' then
-  ledger_add(KEYS[3], ARGV[5], ARGV[6], ARGV[7], { ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12] })
+
+-- What one key makes impossible must not undo the others: their markers are written.
+local function failed(failure)
+  if type(failure) == 'table' then
+    return 'failed: ' .. failure.err .. ' at user_script:' .. tostring(failure.line)
+  end
+  return 'failed: ' .. tostring(failure)
 end
-return { 'settled' }
+
+local several = count > 1
+local outcomes, recorded, ended = { false }, several and {}, several and {}
+local place, clock_is_due = 0, true
+while place < count do
+  local alike, row, dues = tonumber(ARGV[argument]), rows[tonumber(ARGV[argument + 1])], tonumber(ARGV[argument + 7])
+  local amounts, first_due = argument + 2, argument + 8
+  local past_dues = first_due + (dues or 0) * DUE_WORDS
+  local settled = 0
+  argument = past_dues
+  for _ = 1, alike do
+    place = place + 1
+    local key, marker = KEYS[place + 1], stored[place + 1]
+    local id, admitted
+    if dues then
+      id, admitted = ARGV[argument], ARGV[argument + 1]
+      argument = argument + EACH_WORDS
+    end
+    if marker == MARKER_SETTLED or several and ended[key] then
+      outcomes[place] = 'settled_before'
+    else
+      redis.call('SET', key, MARKER_SETTLED, 'PX', lease)
+      if several then
+        ended[key] = true
+      end
+      if not marker and admitted == '' then
+        outcomes[place] = 'not_admitted'
+      else
+        if clock_is_due then
+          advance_clock(KEYS[1], now)
+          clock_is_due = false
+        end
+        local done, failure = true, nil
+        if past_dues > first_due then
+          done, failure = pcall(settle_dues, marker, { id = id, now = now }, tonumber(admitted), first_due, past_dues)
+        end
+        if done then
+          outcomes[place] = 'settled'
+          if several then
+            recorded[place] = row
+          end
+          settled = settled + 1
+        else
+          outcomes[place] = failed(failure)
+        end
+      end
+    end
+  end
+  if row and settled > 0 then
+    ledger_count(row, amounts, settled)
+  end
+end
+
+for index = 1, row_count do
+  local row = rows[index]
+  if row.sums then
+    local done, failure = pcall(ledger_write, row, ARGV[3])
+    for number = 1, done and 0 or count do
+      if not several or recorded[number] == row then
+        outcomes[number] = failed(failure)
+      end
+    end
+  end
+end
+return outcomes

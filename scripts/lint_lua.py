@@ -17,7 +17,7 @@ from lupa import lua51
 from gateway.resources import lua_folder
 from gateway.store.script_source import Script, read_scripts
 
-ALLOWED_GLOBALS = {"redis", "KEYS", "ARGV", "tonumber", "tostring", "string", "math", "error"}
+ALLOWED_GLOBALS = {"redis", "KEYS", "ARGV", "tonumber", "tostring", "string", "math", "error", "pcall", "type", "unpack"}
 KEYWORDS = frozenset(
     re.findall(
         r"\w+",

@@ -28,12 +28,23 @@ class Script:
     commands: list[Command]
 
     @property
-    def marker(self) -> tuple[str, str, str] | None:
-        """Tenant, admission id and state, if the marker of an admission was set."""
+    def admissions(self) -> list[tuple[str, str, str, list[Command]]]:
+        """Tenant, admission id and state of each admission whose marker was set, and the commands from there to the next one.
+
+        What a settlement writes once for many, the clock and the ledger, stands behind the first and the last.
+        """
+        found: list[tuple[str, str, str, list[Command]]] = []
         for command in self.commands:
-            if command[0] == "SET" and (found := _MARKER.fullmatch(command[1])):
-                return found[1], found[2], command[2]
-        return None
+            if command[0] == "SET" and (name := _MARKER.fullmatch(command[1])):
+                found.append((name[1], name[2], command[2], []))
+            if found:
+                found[-1][3].append(command)
+        return found
+
+    @property
+    def recorded(self) -> int:
+        """How many requests it added to the ledger."""
+        return sum(int(command[3]) for command in self.commands if command[0] == "HINCRBY" and command[2].startswith("r:"))
 
 
 @dataclass
@@ -76,18 +87,20 @@ def admissions(directory: Path) -> dict[str, Charged]:
     """Every admission that was ever charged, by the gateway's own id of it."""
     found: dict[str, Charged] = {}
     for order, script in enumerate(scripts(directory)):
-        if script.marker is None:
-            continue
-        tenant, admission_id, state = script.marker
-        limits = {command[1]: command for command in script.commands if _LIMIT.fullmatch(command[1]) and _charges(command)}
-        if state.startswith("A ") and admission_id not in found:
-            found[admission_id] = Charged(tenant, int(state.split()[1]), limits, order)
-        elif state == "S" and admission_id in found:
-            one = found[admission_id]
-            gives_back = any(command[0] == "LREM" for command in script.commands)
-            one.gave_back = limits if gives_back else {}
-            one.ended = "given back" if gives_back else "settled" if len(script.commands) > 1 else "late"
-            one.ended_order = order
+        ended = script.admissions
+        # one that had nothing to give back and was not the first has written its marker and is in a sum
+        all_settled = script.recorded == len(ended)
+        for tenant, admission_id, state, commands in ended:
+            limits = {command[1]: command for command in commands if _LIMIT.fullmatch(command[1]) and _charges(command)}
+            if state.startswith("A ") and admission_id not in found:
+                found[admission_id] = Charged(tenant, int(state.split()[1]), limits, order)
+            elif state == "S" and admission_id in found:
+                one = found[admission_id]
+                gives_back = any(command[0] == "LREM" for command in commands)
+                one.gave_back = limits if gives_back else {}
+                settled = len(commands) > 1 or all_settled
+                one.ended = "given back" if gives_back else "settled" if settled else "late"
+                one.ended_order = order
     return found
 
 

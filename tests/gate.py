@@ -102,6 +102,43 @@ class Decision:
         return only
 
 
+@dataclass(frozen=True)
+class Ending:
+    """The end of an admission as settle.lua takes it. ``admitted`` is what the caller knows, ``row`` is one of ``ledger``."""
+
+    admission: str
+    limits: Sequence[Limit] = ()
+    cost: int = 1
+    actual: int | None = None
+    admitted: int | None = None
+    row: str = ""
+    model: str = ""
+    amounts: Sequence[int] = (1, 0, 0, 0, 0)
+    ledger: str = LEDGER
+
+
+def settle_call(keyspace: Keyspace, now: int, endings: Sequence[Ending]) -> tuple[list[str], list[str]]:
+    """Keys and arguments of settle.lua, as wordy as they may be: a run, a row and limits of its own for each ending."""
+    rows = [ending for ending in endings if ending.row]
+    limits = [(limit, ending.cost) for ending in endings for limit in ending.limits]
+    keys = [keyspace.clock, *(keyspace.marker(ending.admission) for ending in endings)]
+    keys += [*(ending.ledger for ending in rows), *(limit.key for limit, _ in limits)]
+    arguments = [str(LEASE_MS), str(now), str(RETENTION_MS), str(len(endings)), str(len(rows))]
+    for ending in rows:
+        arguments += [ending.row, ending.model]
+    for limit, cost in limits:
+        arguments += limit.arguments(cost)
+    place, row = 0, 0
+    for ending in endings:
+        row += bool(ending.row)
+        arguments += ["1", str(row if ending.row else 0), *map(str, ending.amounts), str(len(ending.limits))]
+        for _ in ending.limits:
+            place += 1
+            arguments += [str(place), "" if ending.actual is None else str(ending.actual)]
+        arguments += [ending.admission, "" if ending.admitted is None else str(ending.admitted)]
+    return keys, arguments
+
+
 @dataclass
 class Gate:
     """One tenant with one key in front of limits."""
@@ -176,19 +213,14 @@ class Gate:
         model: str = "",
         amounts: Sequence[int] = (1, 0, 0, 0, 0),
     ) -> str:
-        """settle.lua; the only word of its reply. ``admitted`` is what the caller knows; ``row`` goes to the day of NOON."""
-        keys = [
-            self.keyspace.marker(admission),
-            self.keyspace.clock,
-            self.keyspace.usage("ten_1", DAY_OF_NOON),
-            *(limit.key for limit in limits),
-        ]
-        due = "" if actual is None else str(actual)
-        arguments = [word for limit in limits for word in (*limit.arguments(cost), due)]
-        facts = [str(LEASE_MS), admission, "" if admitted is None else str(admitted), str(now)]
-        entry = [row, model, str(RETENTION_MS), *(str(amount) for amount in amounts)]
-        (word,) = await self.stores.runner.call("settle", keys, [*facts, *entry, *arguments])
-        return str(word.decode())
+        """settle.lua; the only word of its reply. ``row`` goes to the day of NOON."""
+        (word,) = await self.settle_each(now, [Ending(admission, limits, cost, actual, admitted, row, model, amounts)])
+        return word
+
+    async def settle_each(self, now: int, endings: Sequence[Ending]) -> list[str]:
+        """settle.lua; its reply."""
+        reply = await self.stores.runner.call("settle", *settle_call(self.keyspace, now, endings))
+        return [word.decode() for word in reply]
 
     async def seed(self, limits: Sequence[Limit], at: int, units: int) -> int:
         """seed_budget.lua; how many were missing."""

@@ -94,6 +94,11 @@ class ScriptRunner:
             *(send(command, script, len(keys), *keys, *arguments) for keys, arguments in calls), return_exceptions=True
         )
 
+    def failure(self, name: str, message: str) -> InternalError:
+        """The error of a part of a call; the script tells of it in its reply, because the other parts were done."""
+        self._explain(name, ResponseError(message))
+        return InternalError()
+
     def _explain(self, name: str, error: ResponseError) -> None:
         if "user_script" in str(error):
             _LOG.error("lua/%s.lua failed: %s", name, self._scripts[name].locate(str(error)))

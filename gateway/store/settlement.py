@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.errors import InternalError
 from gateway.store.keyspace import Keyspace
@@ -13,7 +13,12 @@ from gateway.store.scripts import ScriptRunner
 
 DAY_MS = 86_400_000
 
+MOST_TOGETHER = 64
+"""As many admissions may one call settle, see lua/settle.lua."""
+
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+_FINE = frozenset((b"settled", b"settled_before", b"not_admitted"))
+_FAILED = b"failed: "
 
 Due = tuple[BoundLimit, int | None]
 """A limit and what a request turned out to cost there; None for what it was charged."""
@@ -71,32 +76,74 @@ class Settlements:
         For an admission the first call counts and no other, so one that failed may be repeated within a lease. Returns
         what failed, in the order of the settlements.
         """
-        replies = await self._runner.call_each("settle", [self._call_of(settlement) for settlement in settlements])
-        failures: list[Exception | None] = []
-        for reply in replies:
-            match reply:
-                case Exception():
-                    failures.append(reply)
-                case [b"settled" | b"settled_before" | b"not_admitted"]:
-                    failures.append(None)
-                case _:
-                    raise InternalError from AssertionError(f"settle.lua replied {reply!r}")
+        failures: list[Exception | None] = [None] * len(settlements)
+        refused = await self._settle_groups(settlements, _groups(settlements), failures)
+        if refused:
+            # a call that the script itself refused may be the fault of one: the others are settled without it
+            await self._settle_groups(settlements, [[place] for group in refused for place in group], failures)
         return failures
 
-    def _call_of(self, settlement: Settlement) -> tuple[list[str], list[str]]:
-        names, used, admitted_ms = settlement.keyspace, settlement.used, settlement.admitted_ms
-        day = date.fromordinal(_EPOCH_DAY + (admitted_ms or 0) // DAY_MS)
-        keys = [names.marker(settlement.admission_id), names.clock, names.usage("" if used is None else used.tenant_id, day)]
-        arguments = [self._lease_ms, settlement.admission_id, "" if admitted_ms is None else str(admitted_ms), ""]
-        if used is None:
-            arguments += ["", "", "0", "0", "0", "0", "0", "0"]
-        else:
-            amounts = (used.requests, used.input_tokens, used.output_tokens, used.cached_tokens, used.cost_nano_usd)
-            arguments += [f"{used.key_id}:{used.rule_id}:", used.model, self._retention_ms, *map(str, amounts)]
-        for limit, actual in settlement.dues:
-            keys.append(limit.key)
-            arguments += [*limit.arguments, "" if actual is None else str(actual)]
-        return keys, arguments
+    async def _settle_groups(
+        self, settlements: Sequence[Settlement], groups: list[list[int]], failures: list[Exception | None]
+    ) -> list[list[int]]:
+        """One call for each group of places; enters what failed. Returns the groups of several whose call was refused."""
+        calls = [self._call_of([settlements[place] for place in group]) for group in groups]
+        refused = []
+        for group, reply in zip(groups, await self._runner.call_each("settle", calls), strict=True):
+            if isinstance(reply, InternalError) and len(group) > 1:
+                refused.append(group)
+            elif isinstance(reply, Exception):
+                for place in group:
+                    failures[place] = reply
+            else:
+                for place, outcome in zip(group, reply, strict=True):
+                    failures[place] = None if outcome in _FINE else self._failure(outcome)
+        return refused
+
+    def _failure(self, outcome: Any) -> Exception:
+        if isinstance(outcome, bytes) and outcome.startswith(_FAILED):
+            return self._runner.failure("settle", outcome.removeprefix(_FAILED).decode("utf-8", "replace"))
+        raise InternalError from AssertionError(f"settle.lua replied {outcome!r}")
+
+    def _call_of(self, settlements: Sequence[Settlement]) -> tuple[list[str], list[str]]:
+        """Settlements of one tenant as keys and arguments, see lua/settle.lua."""
+        names = settlements[0].keyspace
+        rows = _Table()
+        limits = _Table()
+        markers = []
+        runs: list[str] = []
+        head = alike = 0
+        before: tuple[object, ...] = ()
+        for _, admission_id, admitted_ms, dues, used in settlements:
+            markers.append(names.marker(admission_id))
+            told = bool(dues) or admitted_ms is None
+            day = (admitted_ms or 0) // DAY_MS
+            this = (used, day, told, dues)
+            if this == before:
+                alike += 1
+                runs[head] = str(alike)
+            else:
+                before, head, alike = this, len(runs), 1
+                if used is None:
+                    runs += ("1", "0", "0", "0", "0", "0", "0")
+                else:
+                    tenant_id, key_id, rule_id, model, *amounts = used
+                    row = rows.place_of((tenant_id, day, f"{key_id}:{rule_id}:", model))
+                    runs += ("1", row, *map(str, amounts))
+                runs.append(str(len(dues)) if told else "")
+                for limit, actual in dues:
+                    runs += (limits.place_of((limit.key, limit.arguments)), "" if actual is None else str(actual))
+            if told:
+                runs += (admission_id, "" if admitted_ms is None else str(admitted_ms))
+        keys = [names.clock, *markers]
+        arguments = [self._lease_ms, "", self._retention_ms, str(len(markers)), str(len(rows))]
+        for tenant_id, day, name, model in rows:
+            keys.append(names.usage(tenant_id, date.fromordinal(_EPOCH_DAY + day)))
+            arguments += (name, model)
+        for key, words in limits:
+            keys.append(key)
+            arguments += words
+        return keys, arguments + runs
 
     async def renew(self, held: Sequence[Held]) -> None:
         """Push the end of these leases forward, all in one round trip; those that are settled stay so.
@@ -115,3 +162,25 @@ class Settlements:
                 case [b"renewed" | b"settled_before"]:
                     continue
             raise InternalError from AssertionError(f"renew.lua replied {reply!r}")
+
+
+class _Table(dict[Any, str]):
+    """What is sent once and then named by its place, counted from 1."""
+
+    def place_of(self, value: object) -> str:
+        """Of a value that may be new."""
+        return self.get(value) or self.setdefault(value, str(len(self) + 1))
+
+
+def _groups(settlements: Sequence[Settlement]) -> list[list[int]]:
+    """The places of those that one call may settle: of one tenant, and not too many."""
+    groups: list[list[int]] = []
+    latest: dict[str, list[int]] = {}
+    for place, settlement in enumerate(settlements):
+        tenant = settlement.keyspace.clock
+        group = latest.get(tenant)
+        if group is None or len(group) == MOST_TOGETHER:
+            group = latest[tenant] = []
+            groups.append(group)
+        group.append(place)
+    return groups

@@ -2,25 +2,54 @@
 --
 -- State: a hash a day; fields "<metric>:<key id>:<rule id>:<model>", of the metrics r requests, i input tokens, o output
 -- tokens, c cached tokens, u cost in nano-USD.
+--- @include "lib/integers"
 
 -- Models are named by clients: beyond so many fields a day, new ones are counted together.
 local LEDGER_MOST_FIELDS = 20000
 local LEDGER_OTHER_MODEL = '(other)'
 
--- `row` is "<key id>:<rule id>:"; the amounts are decimal strings in the order of LEDGER_METRICS.
 local LEDGER_METRICS = { 'r:', 'i:', 'o:', 'c:', 'u:' }
 
-local function ledger_add(key, row, model, retention, amounts)
-  if redis.call('HEXISTS', key, LEDGER_METRICS[1] .. row .. model) == 0 then
-    if redis.call('HLEN', key) >= LEDGER_MOST_FIELDS then
-      model = LEDGER_OTHER_MODEL
+-- Amounts of so few digits are summed here: hundreds of them stay below 2^53.
+local LEDGER_SUMMED_DIGITS = 13
+
+-- What a call adds to a row; `name` is "<key id>:<rule id>:". It has `sums` once something is counted.
+local function ledger_row(key, name, model)
+  return { key = key, name = name, model = model }
+end
+
+-- Counts the amounts so many times; they are arguments from `first` on, decimal and in the order of LEDGER_METRICS.
+local function ledger_count(row, first, times)
+  local sums = row.sums or { 0, 0, 0, 0, 0 }
+  row.sums = sums
+  for index = 1, #LEDGER_METRICS do
+    local amount = ARGV[first + index - 1]
+    if #amount > LEDGER_SUMMED_DIGITS then
+      row.large = row.large or {}
+      for _ = 1, times do
+        row.large[#row.large + 1] = { metric = LEDGER_METRICS[index], amount = amount }
+      end
+    elseif amount ~= '0' then
+      sums[index] = sums[index] + times * tonumber(amount)
     end
-    redis.call('HINCRBY', key, LEDGER_METRICS[1] .. row .. model, '0')
+  end
+end
+
+local function ledger_write(row, retention)
+  local key, sums, place = row.key, row.sums, row.name .. row.model
+  if redis.call('HEXISTS', key, LEDGER_METRICS[1] .. place) == 0 then
+    if redis.call('HLEN', key) >= LEDGER_MOST_FIELDS then
+      place = row.name .. LEDGER_OTHER_MODEL
+    end
+    redis.call('HINCRBY', key, LEDGER_METRICS[1] .. place, '0')
     redis.call('PEXPIRE', key, retention)
   end
   for index = 1, #LEDGER_METRICS do
-    if amounts[index] ~= '0' then
-      redis.call('HINCRBY', key, LEDGER_METRICS[index] .. row .. model, amounts[index])
+    if sums[index] > 0 then
+      redis.call('HINCRBY', key, LEDGER_METRICS[index] .. place, decimal(sums[index]))
     end
+  end
+  for index = 1, row.large and #row.large or 0 do
+    redis.call('HINCRBY', key, row.large[index].metric .. place, row.large[index].amount)
   end
 end

@@ -26,10 +26,10 @@ local function marker_write(key, marker, lease)
   redis.call('SET', key, marker, 'PX', decimal(lease + MARKER_TTL_MS))
 end
 
--- When it was admitted, and until when it holds something.
+-- When it was admitted, and until when it holds something; and whether it tells more than that of any limit.
 local function marker_times(marker)
-  local admitted, ending = string.match(marker, '^A (%d+) (%d+)')
-  return tonumber(admitted), tonumber(ending)
+  local admitted, ending, more = string.match(marker, '^A (%d+) (%d+)(.*)$')
+  return tonumber(admitted), tonumber(ending), more ~= ''
 end
 
 -- The same, with the lease ended later.

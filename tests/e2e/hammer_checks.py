@@ -226,8 +226,9 @@ def never_more_in_flight_than_allowed(evidence: Evidence) -> None:
                     slots[key].pop(slot, None)
                 case ("DEL" | "UNLINK", key):
                     slots.pop(key, None)
-        if script.marker is not None and script.marker[2].startswith("A "):
-            tenant, _, state = script.marker
+        for tenant, _, state, _ in script.admissions:
+            if not state.startswith("A "):
+                continue
             for key in {command[1] for command in script.commands if command[0] == "ZADD"}:
                 live = sum(ends_ms > int(state.split()[1]) for ends_ms in slots[key].values())
                 allowed = evidence.limits[tenant][limit_of_key(key)]["limit"]

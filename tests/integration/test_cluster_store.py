@@ -14,12 +14,24 @@ import pytest
 from gateway.errors import InternalError, SubdomainTaken
 from gateway.models import LimitKind, LimitSpec
 from gateway.resources import lua_folder
-from gateway.store import BoundLimit, Held, Keyspace, StoredKey, StoredRule, Stores, connect, open_stores, place_limit
+from gateway.store import (
+    BoundLimit,
+    Held,
+    Keyspace,
+    Settlement,
+    StoredKey,
+    StoredRule,
+    Stores,
+    Used,
+    connect,
+    open_stores,
+    place_limit,
+)
 from gateway.store.keyspace import key_lookup, tenant_index
 from gateway.store.script_source import Script, read_scripts
 from gateway.store.scripts import ScriptRunner
 from tests.builders import a_rule
-from tests.gate import NOON, Gate, Limit, bucket, budget, concurrency, log
+from tests.gate import NOON, Ending, Gate, Limit, bucket, budget, concurrency, log
 from tests.ledger import ledger
 from tests.servers import DEBIAN_REDIS, Cluster, redis_cluster
 from tests.stores import LEASE_MS, patient
@@ -103,6 +115,31 @@ async def test_requests_of_tenants_in_every_slot_are_renewed_in_one_call(stores:
         node.command("SCRIPT", "FLUSH")
     await stores.settlements.renew(held)
     assert {one.limits[0].key for one in held} <= all_keys(cluster)
+
+
+async def test_requests_of_tenants_in_every_slot_are_settled_in_one_call_for_each_tenant(stores: Stores, cluster: Cluster):
+    for name in SUBDOMAINS:
+        gate = await Gate(stores, name).prepare()
+        for number in range(3):
+            assert (await gate.admit(limits_of(name), NOON, admission=f"r{number}")).admitted
+    for node in cluster.nodes:
+        node.command("SCRIPT", "FLUSH")
+    settlements = [
+        Settlement(Keyspace(name), f"r{number}", NOON + number * 86_400_000, (), Used(f"{name}-1", "key_1", "rule_1"))
+        for number in (0, 1, 2, 1, 9)
+        for name in SUBDOMAINS
+    ]
+    assert await stores.settlements.settle(settlements) == [None] * len(settlements)
+    days = {f"{name}-1:2026-03-{10 + number}" for name in SUBDOMAINS for number in (0, 1, 2, 9)}
+    assert {key.rpartition("usage:")[2] for key in all_keys(cluster) if ":usage:" in key} == days
+    for name in SUBDOMAINS:
+        gate = Gate(stores, name)
+        endings = [Ending(f"m{number}", limits_of(name), actual=0) for number in range(3)]
+        assert await gate.settle_each(NOON, endings) == ["not_admitted"] * 3
+        assert await gate.settle_each(NOON, [Ending("r1"), Ending("new", limits_of(name), admitted=NOON)]) == [
+            "settled_before",
+            "settled",
+        ]
 
 
 async def test_a_whole_life_of_tenants_rules_and_keys(stores: Stores, cluster: Cluster):

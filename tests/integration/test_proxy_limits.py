@@ -290,7 +290,7 @@ async def test_an_admission_whose_reply_is_lost_is_cancelled_under_the_same_id(s
         runner.call, runner.call_each = real, each
     (admit, admit_keys), (settle, settle_keys) = calls
     assert (admit, settle) == ("admit", "settle")
-    assert admit_keys[3] == settle_keys[0]
+    assert admit_keys[3] == settle_keys[1]
     assert await remaining(gateway, tenant) == "3"
     assert len(upstream.requests) == 2
 

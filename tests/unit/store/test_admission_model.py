@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.gate import NOON, Gate, Limit
+from tests.gate import NOON, Ending, Gate, Limit
 from tests.servers import Server
 from tests.stores import LEASE_MS, opened
 from tests.unit.store.model import HELD_MS, POOL, Model
@@ -150,6 +150,15 @@ class Admissions(RuleBasedStateMachine):
         if not everything and limits:
             limits = data.draw(st.lists(st.sampled_from(limits), unique=True))
         self.settle(name, limits, asked.cost, actual)
+
+    @precondition(lambda self: self.model.asked)
+    @rule(data=st.data(), actual=st.sampled_from([0, None, 2]))
+    def end_together(self, data: st.DataObject, actual: int | None) -> None:
+        names = data.draw(st.lists(st.sampled_from(sorted(self.model.asked)), min_size=2, max_size=5))
+        asked = [(name, self.model.asked[name].limits, self.model.asked[name].cost) for name in names]
+        words = self.servers.both("settle_each", self.now, [Ending(*one, actual) for one in asked])
+        assert words == [self.model.settle(*one, actual, self.now) for one in asked]
+        self.edges.append(self.now + LEASE_MS)
 
     @precondition(lambda self: self.flying())
     @rule(data=st.data())

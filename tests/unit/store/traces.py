@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.store import Keyspace
-from tests.gate import DAY, DIGEST, LEDGER, NOON, RETENTION_MS, REVISION, SUBDOMAIN, VERSION, Limit
+from tests.gate import DAY, DIGEST, NOON, REVISION, SUBDOMAIN, VERSION, Ending, Limit, settle_call
 from tests.stores import LEASE_MS
 from tests.unit.store.model import HELD_MS, POOL, Model
 from tests.unit.store.promises import PROMISES, LogPromise
@@ -100,9 +100,13 @@ class Trace:
         return self.call("admit", keys, facts, limits, cost, reply, writes=reply[0] == b"admitted")
 
     def settle(self) -> Call:
-        name = self.known()
-        if name is None or name not in self.model.asked:
+        names = [name for _ in range(self.chance.choice([1, 1, 1, 2, 3, 8])) if (name := self.known()) in self.model.asked]
+        if not names:
             return self.admit()
+        return self.settlement([self.ending(str(name)) for name in names])
+
+    def ending(self, name: str) -> tuple[Ending, str]:
+        """The end of an admission, and the word for it."""
         actual = self.chance.choice([None, None, 0, 0, 1, 2, 4, 9])
         asked = self.model.asked[name]
         fresh = asked.admitted_at is not None and not asked.settled
@@ -111,21 +115,19 @@ class Trace:
             if fresh and limit.key in asked.charged:
                 due = asked.cost if actual is None else actual
                 self.promises[limit.key].settled(limit, name, self.model.held(self.now), asked.cost, due)
-        return self.settlement(name, asked.limits, asked.cost, actual, word)
+        return Ending(name, asked.limits, asked.cost, actual), word
 
     def cancel_unknown(self) -> Call:
         self.names += 1
         limits = self.limits()
         word = self.model.settle(f"id{self.names}", limits, 1, 0, self.now)
         self.recent.append(f"id{self.names}")
-        return self.settlement(f"id{self.names}", limits, 1, 0, word)
+        return self.settlement([(Ending(f"id{self.names}", limits, 1, 0), word)])
 
-    def settlement(self, name: str, limits: list[Limit], cost: int, actual: int | None, word: str) -> Call:
-        keys = [SPACE.marker(name), SPACE.clock, LEDGER, *(limit.key for limit in limits)]
-        facts = [str(LEASE_MS), name, "", str(self.now), "", "", str(RETENTION_MS), "1", "0", "0", "0", "0"]
-        due = "" if actual is None else str(actual)
-        words = [part for limit in limits for part in (*limit.arguments(cost), due)]
-        return Call("settle", keys, [*facts, *words], [word.encode()], word != "settled_before")
+    def settlement(self, ended: list[tuple[Ending, str]]) -> Call:
+        keys, arguments = settle_call(SPACE, self.now, [ending for ending, _ in ended])
+        words = [word for _, word in ended]
+        return Call("settle", keys, arguments, [word.encode() for word in words], set(words) != {"settled_before"})
 
     def renew(self) -> Call:
         name = self.known()
