@@ -104,16 +104,16 @@ class Meter:
     client: Any
     samples: dict[str, Sample] = field(default_factory=lambda: defaultdict(Sample))
 
-    def measure(self, row: str, word: bytes | int, commands: Sequence[bytes]) -> None:
-        """Add a batch to a row. ``word`` is what each reply must begin with."""
+    def measure(self, row: str, word: bytes | int, commands: Sequence[bytes], parts: int = 1) -> None:
+        """Add a batch to a row. ``word`` is what each reply must begin with; a command does so many ``parts``."""
         self.client.config_resetstat()
         self.send(word, commands)
         stats = self.client.info("commandstats")
         inside = sum(
             stat["calls"] for name, stat in stats.items() if not name.startswith(("cmdstat_evalsha", "cmdstat_config"))
         )
-        self.samples[row].micros.append(stats["cmdstat_evalsha"]["usec"] / len(commands))
-        self.samples[row].commands.append(inside / len(commands))
+        self.samples[row].micros.append(stats["cmdstat_evalsha"]["usec"] / len(commands) / parts)
+        self.samples[row].commands.append(inside / len(commands) / parts)
 
     def send(self, word: bytes | int, commands: Sequence[bytes]) -> float:
         """The same without noting anything; returns the seconds that it took."""
@@ -171,7 +171,7 @@ async def measure_round(meter: Meter, gate: Gate, calls: int, rates: dict[str, l
             elif specs and settlements:
                 meter.send(b"settled", settlements)
         if row == FIVE:
-            await _measure_the_rest(meter, asked, traffic, batches)
+            await _measure_the_rest(meter, gate, asked, traffic, batches)
         elif not specs:
             for _ in range(batches):
                 clocked = [asked.admit.packed(name, None) for name, _ in traffic.flying]
@@ -180,7 +180,7 @@ async def measure_round(meter: Meter, gate: Gate, calls: int, rates: dict[str, l
         rates[row].append(len(admissions) / meter.send(b"admitted", admissions))
 
 
-async def _measure_the_rest(meter: Meter, asked: Any, traffic: Traffic, batches: int) -> None:
+async def _measure_the_rest(meter: Meter, gate: Gate, asked: Any, traffic: Traffic, batches: int) -> None:
     """What else is asked of five limits, all at the moment of the latest admission."""
     now_ms = traffic.now_ms
     for batch in range(batches):
@@ -190,6 +190,12 @@ async def _measure_the_rest(meter: Meter, asked: Any, traffic: Traffic, batches:
         meter.measure("replay, five limits", b"replayed", replayed)
         renewed = [asked.renew.packed(name, now_ms) for name, _ in traffic.flying]
         meter.measure("renew, what five limits hold", b"renewed", renewed)
+        for together, settle in asked.settle_together.items():
+            ids = [f"{batch}s{together}x{number}" for number in range(-(-BATCH // together))]
+            markers = [f"{gate.keyspace.marker(name)}-{number}" for name in ids for number in range(together)]
+            meter.client.mset(dict.fromkeys(markers, f"A {now_ms} {now_ms + LEASE_MS}"))
+            row = f"settle with nothing due, each of {together} together"
+            meter.measure(row, b"settled", [settle.packed(name, now_ms) for name in ids], together)
 
 
 @dataclass

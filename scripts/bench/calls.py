@@ -32,6 +32,7 @@ from gateway.store.scripts import ScriptRunner
 from tests.gate import DIGEST, REVISION, VERSION, Gate
 
 LEASE_MS = 60_000
+TOGETHER = (1, 8, 32)
 WINDOW_MS = 60_000
 _ID = "0" * 32
 
@@ -79,12 +80,16 @@ def packed(*words: str | int) -> bytes:
 
 @dataclass(frozen=True)
 class Calls:
-    """What is asked of one set of limits. ``renew`` is None where nothing is held."""
+    """What is asked of one set of limits. ``renew`` is None where nothing is held.
+
+    ``settle_together`` ends so many admissions in one call, none of which has anything due.
+    """
 
     admit: Call
     refused: Call
     settle: Call
     renew: Call | None
+    settle_together: dict[int, Call]
 
 
 class Recorder(ScriptRunner):
@@ -136,6 +141,7 @@ async def calls_of(gate: Gate, recorder: Recorder, specs: Sequence[LimitSpec], l
     holding = tuple(limit for limit in limits if limit.placed.spec.holds)
     dues = [(limit, USED if _is_estimated(limit.placed.spec) else None) for limit in limits]
     used = Used("ten_1", "key_1", "rule_1", "model", 1, 1_000, 234, 0, USED)
+    plain = Used("ten_1", "key_1", "rule_1", "model")
     admissions = Admissions(gate.stores.connection, recorder, LEASE_MS)
     settlements = Settlements(recorder, LEASE_MS, 86_400_000)
 
@@ -148,6 +154,12 @@ async def calls_of(gate: Gate, recorder: Recorder, specs: Sequence[LimitSpec], l
         await admit(full),
         await recorder.write_down(settlements.settle([Settlement(names, _ID, 1, dues, used)])),
         await recorder.write_down(settlements.renew([Held(names, _ID, 1, holding)])) if holding else None,
+        {
+            count: await recorder.write_down(
+                settlements.settle([Settlement(names, f"{_ID}-{number}", 1, (), plain) for number in range(count)])
+            )
+            for count in TOGETHER
+        },
     )
 
 

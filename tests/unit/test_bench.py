@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.bench.admission import FIVE, MIXES, NOTHING, SERVERS, TARGETS, Result, Sample
+from scripts.bench.calls import TOGETHER
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = [
@@ -19,6 +20,7 @@ OTHERS = [
     "refused by one of five limits",
     "replay, five limits",
     "renew, what five limits hold",
+    *(f"settle with nothing due, each of {together} together" for together in TOGETHER),
 ]
 _CALL = re.compile(r"^\| (.+?) \| (\d+\.\d) \| (\d+\.\d\d) \| (\d+\.\d) \| (.*) \|$", re.MULTILINE)
 _RATE = re.compile(r"^\| (.+?) \| ([\d,]+) \| ([\d,]+) \|$", re.MULTILINE)
