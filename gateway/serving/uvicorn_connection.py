@@ -142,7 +142,6 @@ class Connection(HttpToolsProtocol):
             self.transport,
             self.flow,
             self._own_fields,
-            waits_behind=self.pipeline,
             expects_continue=self.expect_100_continue and version == "1.1",
             keep_alive=keep_alive,
             replied=self._replied,
@@ -150,7 +149,6 @@ class Connection(HttpToolsProtocol):
         if self._running is None:
             self._start(self.cycle)
         else:
-            self.flow.pause_reading()
             self.pipeline.append(self.cycle)
             if len(self.pipeline) == MOST_WAITING:
                 self.cycle.keep_alive = False

@@ -67,7 +67,6 @@ class Exchange:
         "_replied",
         "_scope",
         "_transport",
-        "_waits_behind",
         "body",
         "disconnected",
         "expects_continue",
@@ -85,7 +84,6 @@ class Exchange:
         flow: Flow,
         own_fields: Callable[[], list[Field]],
         *,
-        waits_behind: Sequence[Any],
         expects_continue: bool,
         keep_alive: bool,
         replied: Callable[[], None],
@@ -95,7 +93,6 @@ class Exchange:
         self._flow = flow
         self._own_fields = own_fields
         self._replied = replied
-        self._waits_behind = waits_behind
         self._is_chunked = False
         self._is_bodiless = False
         self._is_connected = scope["type"] == "websocket"
@@ -113,8 +110,6 @@ class Exchange:
         """Call the app; a reply without its end is cut, one without a head is 500."""
         try:
             await app(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:  # by `cut`, or by the app itself when its client had left: nobody waits for the task
-            pass
         except Exception:
             logger.exception("Error in ASGI Framework")
         finally:
@@ -141,8 +136,7 @@ class Exchange:
             if self.more_body and not self.body and not self._transport.is_closing():
                 self._transport.write(CONTINUE)
         if not self.disconnected and not self.response_complete:
-            if self.more_body or not self._waits_behind:
-                self._flow.resume_reading()
+            self._flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
         if self.disconnected or self.response_complete:

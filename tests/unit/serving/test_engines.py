@@ -23,6 +23,7 @@ async def test_path_and_query_reach_the_app_byte_for_byte_and_names_in_lower_cas
     async with serving(WireApp(), engine) as address:
         seen = await seen_of(address, "GET /a%2Fb//c;d?x=%20&&y=+ HTTP/1.1\r\nX-One: 1\r\nx-TWO: \xe9\r\n" + REST)
         assert (seen["raw_path"], seen["query_string"], seen["method"]) == ("/a%2Fb//c;d", "x=%20&&y=+", "GET")
+        assert seen["path"] == "/a/b//c;d"
         assert {("x-one", "1"), ("x-two", "\xe9"), ("host", "x")} <= {(name, value) for name, value in seen["headers"]}
         assert seen["http_version"] == "1.1"
 

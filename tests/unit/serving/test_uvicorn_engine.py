@@ -1,7 +1,10 @@
 """The uvicorn engine: where it differs from Hypercorn (a line of docs/servers.md each), and what is made in uvicorn's place."""
 
 import asyncio
+import contextlib
+import gc
 import json
+import socket
 
 import pytest
 import uvicorn
@@ -9,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.serving import run_event_loop
 from gateway.serving.uvicorn_connection import Connection
+from gateway.serving.uvicorn_exchange import Exchange
 from tests.unit.serving.wire_app import REST, WireApp, answer, exchange, seen_of, serving, status_of
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: "
@@ -66,6 +70,7 @@ async def test_few_pipelined_requests_wait_and_the_others_are_sent_away():
 
     async def counted(receive, send):
         served.append((await receive())["type"])
+        assert sum(isinstance(one, Exchange) for one in gc.get_objects()) < 20
         await answer(send, b"")
 
     async with serving(WireApp(counted=counted), "uvicorn") as address:
@@ -251,28 +256,126 @@ async def test_a_broken_body_is_400_before_the_reply_and_cuts_it_after():
 
 
 async def test_a_client_that_leaves_is_noticed_although_another_request_waits():
-    told, served = asyncio.Event(), []
+    waiting, left, served = asyncio.Event(), asyncio.Event(), []
 
     async def first(receive, send):
         await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        leaving = asyncio.create_task(receive())
-        while not leaving.done():
-            await send({"type": "http.response.body", "body": b"more", "more_body": True})
-            await asyncio.sleep(0.01)
-        assert leaving.result()["type"] == "http.disconnect"
-        told.set()
+        waiting.set()
+        assert (await receive())["type"] == "http.disconnect"
+        left.set()
 
     async def second(receive, send):
         served.append(await receive())
 
     async with serving(WireApp(first=first, second=second), "uvicorn") as address, asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(*address)
+        _, writer = await asyncio.open_connection(*address)
         writer.write(f"GET /first HTTP/1.1\r\n{REST}POST /second HTTP/1.1\r\nContent-Length: 9\r\n{REST}".encode())
-        await reader.readuntil(b"more")
+        await waiting.wait()
         writer.transport.abort()
-        await told.wait()
+        await left.wait()
     assert served == []
+
+
+async def test_a_client_that_leaves_after_a_long_body_is_noticed():
+    waiting, left = asyncio.Event(), asyncio.Event()
+
+    async def patient(receive, send):
+        await asyncio.sleep(0.05)  # until as much has come as is read ahead
+        while (await receive())["more_body"]:
+            pass
+        waiting.set()
+        assert (await receive())["type"] == "http.disconnect"
+        left.set()
+
+    async with serving(WireApp(patient=patient), "uvicorn") as address, asyncio.timeout(10):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST /patient HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + bytes(70_000))
+        await waiting.wait()
+        writer.transport.abort()
+        await left.wait()
+
+
+async def test_a_connection_goes_on_after_a_body_that_nobody_read():
+    async def early(receive, send):
+        await asyncio.sleep(0.05)
+        await answer(send, b"no", 401)
+
+    request = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+    async with serving(WireApp(early=early), "uvicorn") as address:
+        reply = await exchange(address, request + b"GET /a HTTP/1.1\r\nConnection: close\r\n" + REST.encode())
+        assert (status_of(reply), reply.count(b"HTTP/1.1 200")) == (401, 1)
+
+
+async def test_who_still_waits_when_the_reply_is_complete_is_told_so():
+    told = asyncio.get_running_loop().create_future()
+
+    async def watched(receive, send):
+        await receive()
+        leaving = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        await answer(send, b"")
+        told.set_result((await leaving)["type"])
+
+    async with serving(WireApp(watched=watched), "uvicorn") as address, asyncio.timeout(10):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(f"GET /watched HTTP/1.1\r\n{REST}".encode())
+        assert await told == "http.disconnect"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_app_that_gives_up_on_a_broken_body_adds_no_answer_of_its_own():
+    async def quitting(receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    async with serving(WireApp(quitting=quitting), "uvicorn") as address:
+        reply = await exchange(address, "POST /quitting HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        assert (status_of(reply), reply.count(b"HTTP/1.1")) == (400, 1)
+
+
+async def test_the_end_waits_for_an_app_whose_client_has_left():
+    began, ended = asyncio.Event(), False
+
+    async def tidy(receive, send):
+        nonlocal ended
+        began.set()
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        await asyncio.sleep(0.1)
+        ended = True
+
+    async with serving(WireApp(tidy=tidy), "uvicorn") as address:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(f"GET /tidy HTTP/1.1\r\n{REST}".encode())
+        await began.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.02)
+    assert ended
+
+
+async def test_nothing_goes_on_for_a_slow_reader_after_the_end():
+    begun = asyncio.Event()
+
+    async def firehose(receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        begun.set()
+        while True:
+            await send({"type": "http.response.body", "body": bytes(8 << 20), "more_body": True})
+
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        async with serving(WireApp(firehose=firehose), "uvicorn", drain_timeout="50ms") as address:
+            client.connect(address)
+            client.sendall(f"GET /firehose HTTP/1.1\r\n{REST}".encode())
+            await begun.wait()
+        client.setblocking(False)
+        last = b""
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(10):
+                while part := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+                    last = part
+        assert not last.endswith(b"\r\n")
 
 
 @pytest.mark.parametrize("headers", [[(b"a\r\nb", b"1")], [(b"a", b"1\r\nb: 2")], [(b"", b"1")], [(b"A", b"1")]])

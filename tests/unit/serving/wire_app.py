@@ -35,7 +35,7 @@ class WireApp:
                 kind = "" if message.get("more_body") else message["type"]
             text = {name: scope[name].decode("latin-1") for name in ("raw_path", "query_string")}
             headers = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
-            seen = {"headers": headers, "method": scope["method"], "http_version": scope["http_version"]}
+            seen = {"headers": headers, **{name: scope[name] for name in ("method", "path", "http_version")}}
             await answer(send, json.dumps({**text, **seen, "body": body.decode(), "ended_by": kind}).encode())
 
 
