@@ -29,6 +29,8 @@ class _Ended(NamedTuple):
 class Settler:
     """Tells the store of admissions that have ended: in one call for all that end while the call before is under way.
 
+    While the store does not take them there are pauses, which end when one comes that it has admitted: by then it answers again.
+
     What the store does not take is tried again under the same id for as long as the store would recognise it, one lease.
     ``on_given_up`` is told how many were not taken by then. ``clock`` counts seconds and is no wall clock.
     """
@@ -46,6 +48,7 @@ class Settler:
         self._clock = clock
         self._waiting: deque[_Ended] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._answered = asyncio.Event()
 
     def add(self, settlement: Settlement) -> None:
         """Settle it soon. Where very many wait for the store, an admission that may never have been made is left to its end."""
@@ -53,6 +56,8 @@ class Settler:
             self._give_up(1)
             return
         self._waiting.append(_Ended(settlement, self._clock()))
+        if settlement.admitted_ms is not None:
+            self._answered.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
@@ -74,8 +79,12 @@ class Settler:
                 failures = 0
                 continue
             pause_ms = PAUSES_MS[min(failures, len(PAUSES_MS) - 1)]
-            # replicas that lost the store together must not come back together
-            await asyncio.sleep(pause_ms * random.uniform(0.5, 1) / 1_000)  # noqa: S311
+            self._answered.clear()
+            await asyncio.sleep(PAUSES_MS[0] / 1_000)
+            # replicas that lost the store together must not come back together, unless it is seen to answer
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_ms * random.uniform(0.5, 1) / 1_000):  # noqa: S311
+                    await self._answered.wait()
             failures += 1
             self._forget_the_late()
 

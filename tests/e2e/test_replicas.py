@@ -208,6 +208,8 @@ def test_a_suspended_tenant_is_refused_by_the_next_request_on_both_replicas(pair
 def test_a_refused_request_changes_no_key_in_the_store(pair: Pair):
     tenant = pair.tenant(plugin_chain=[limiter(1, "1h")], methods=["GET"])
     assert tenant.get(0).status == 200
+    ledger = b"{%s}:usage:" % tenant.subdomain.encode()
+    wait_until(lambda: any(ledger in key for key in pair.dump()), "settled")
     before = pair.dump()
     assert any(b":limit:" in key for key in before)
     assert tenant.statuses() == [429, 429]

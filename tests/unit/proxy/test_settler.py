@@ -164,3 +164,18 @@ async def test_draining_gives_up_after_its_time():
     settler.add(ended("one"))
     await asyncio.wait_for(settler.drain(10), 2)
     assert given_up == [1]
+
+
+async def test_a_long_pause_ends_when_the_store_is_seen_to_answer(monkeypatch):
+    monkeypatch.setattr(settler_module, "PAUSES_MS", (1, 60_000))
+    settler, store, _, _ = a_settler()
+    store.away = 2
+    settler.add(ended("one", None))
+    await asyncio.sleep(0.05)
+    settler.add(ended("never answered", None))
+    await asyncio.sleep(0.05)
+    assert len(store.calls) == 2
+    settler.add(ended("admitted"))
+    await asyncio.sleep(0.05)
+    assert store.calls[2:] == [["one", "never answered", "admitted"]]
+    await settler.drain(1_000)
