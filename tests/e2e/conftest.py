@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no program runs longer than `DEADLINE_S`
 def local_gateway() -> Iterator[Gateway]:
     """``gateway run --local --demo`` with an embedded store, open to whoever reaches it."""
     with short_directory() as path, a_gateway(path, "--local", "--demo") as gateway:
