@@ -29,7 +29,7 @@ class _Ended(NamedTuple):
 class Settler:
     """Tells the store of admissions that have ended: in one call for all that end while the call before is under way.
 
-    While the store does not take them there are pauses, which end when one comes that it has admitted: by then it answers again.
+    While the store does not take them there are pauses, which end when one comes that it has admitted: it answers again.
 
     What the store does not take is tried again under the same id for as long as the store would recognise it, one lease.
     ``on_given_up`` is told how many were not taken by then. ``clock`` counts seconds and is no wall clock.
