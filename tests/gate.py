@@ -191,10 +191,11 @@ class Gate:
         return _decision(await self.stores.runner.call("rate_limit", keys, [str(now), *arguments]), len(limits))
 
     async def peek(self, limits: Sequence[Limit], now: int, cost: int = 1) -> Decision:
-        """peek.lua."""
+        """peek.lua; which budgets have no count is left out."""
         keys = [self.keyspace.clock, *(limit.key for limit in limits)]
         arguments = [word for limit in limits for word in limit.arguments(cost)]
-        return _decision(await self.stores.runner.call("peek", keys, [str(LEASE_MS), str(now), *arguments]), len(limits))
+        reply = await self.stores.runner.call("peek", keys, [str(LEASE_MS), str(now), *arguments])
+        return _decision(reply[: 2 + 5 * len(limits)], len(limits))
 
     async def cancel(self, limits: Sequence[Limit], now: int, admission: str, amount: int = 1) -> str:
         """settle.lua, giving everything back."""
