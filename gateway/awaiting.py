@@ -9,6 +9,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class _Done:
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+DONE: Awaitable[None] = _Done()
+"""What a function returns to those who await it when there was nothing to wait for; it costs no coroutine."""
+
+
 async def within(seconds: float, work: Awaitable[T]) -> T:
     """The result of ``work``, for which a deadline is set only if it is not there at once. Raises TimeoutError.
 
@@ -25,6 +35,18 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
     async with asyncio.timeout(seconds):
         result = await _Rest(steps, waits_for)
         return result
+
+
+def begin(work: Awaitable[None]) -> Awaitable[None] | None:
+    """Do what can be done without waiting, outside of any task; what is left to be awaited in one, or None."""
+    if work is DONE:
+        return None
+    steps = work.__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration:
+        return None
+    return _Rest(steps, waits_for)
 
 
 class _Rest:

@@ -68,6 +68,17 @@ def is_field(field: tuple[bytes, bytes]) -> bool:
     return _NAME.fullmatch(field[0]) is not None and _VALUE.fullmatch(field[1]) is not None
 
 
+def are_fields(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """`is_field` of all at once, for what has no white space around its values: it is asked for each reply."""
+    names, values = [], []
+    for name, value in fields:
+        if not name:
+            return False
+        names.append(name)
+        values.append(value)
+    return not names or (_NAME.fullmatch(b"".join(names)) is not None and _VALUES.fullmatch(b"".join(values)) is not None)
+
+
 def forwarded(headers: RawHeaders, secret: bytes = b"") -> RawHeaders:
     """The client's fields that an upstream may see: none for this hop, no credentials, none that pretend another origin.
 

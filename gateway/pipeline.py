@@ -28,6 +28,10 @@ class Entry:
     on_error: OnError
     required: bool
 
+    def has_step(self, stage: Stage) -> bool:
+        """True if there is something to run: limits take effect in a stage that the plugin itself may not define."""
+        return self.plugin.runs_in(stage) and getattr(type(self.plugin), stage.value) is not getattr(Plugin, stage.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
@@ -72,8 +76,7 @@ class Chain:
         return tuple(
             _Step(index, entry.name, getattr(entry.plugin, stage.value), entry.on_error == "skip")
             for index, entry in enumerate(self.entries)
-            # what a plugin does not define is an empty coroutine, which is not free; its limits need no step
-            if entry.plugin.runs_in(stage) and getattr(type(entry.plugin), stage.value) is not getattr(Plugin, stage.value)
+            if entry.has_step(stage)
         )
 
     def reads_request_body_before(self, index: int | None) -> bool:

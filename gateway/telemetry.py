@@ -30,6 +30,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+_LOG = logging.getLogger("gateway")
+
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 MAX_METHOD_LOGGED = 16
@@ -186,23 +188,23 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was appended."""
-        if self._stream is None:
-            return
+        """Write what was appended. What cannot be written is lost, and said on standard error: requests go on."""
         lines, self._lines = self._lines, []
-        begin = size = 0
-        for index, line in enumerate(lines):
-            if size + len(line) > WHOLE_BYTES and size:
-                self._write("".join(lines[begin:index]))
-                begin, size = index, 0
+        if self._stream is None or not lines:
+            return
+        pieces, size = [[lines[0]]], len(lines[0])
+        for line in lines[1:]:
             size += len(line)
-        if size:
-            self._write("".join(lines[begin:]))
-
-    def _write(self, lines: str) -> None:
-        if self._stream is not None:
-            self._stream.write(lines)
-            self._stream.flush()
+            if size > WHOLE_BYTES:
+                pieces.append([])
+                size = len(line)
+            pieces[-1].append(line)
+        try:
+            for piece in pieces:
+                self._stream.write("".join(piece))
+                self._stream.flush()
+        except (OSError, ValueError) as error:  # a disk that is full, a reader that is gone, a stream that was closed
+            _LOG.error("up to %d lines of the access log are lost: %s", len(lines), error)
 
     def start(self) -> None:
         """Gather lines from now on."""
@@ -251,12 +253,6 @@ def start_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-def stopwatch() -> Callable[[], float]:
-    """A function that tells the milliseconds since it was made."""
-    start = time.perf_counter()
-    return lambda: (time.perf_counter() - start) * 1_000
 
 
 def _ms(value: float | None) -> str:

@@ -20,11 +20,26 @@ async def a_forwarder(**given):
         await forwarder.stop()
 
 
-async def fetch(forwarder, base, path="/x", *, method="GET", query="", headers=(), body=None, retries=None, inner=True):
+async def relayed(reply):
+    """The whole body, passed on in the turns of the event loop in which it comes."""
+    parts = []
+
+    def pass_on(chunk):
+        parts.append(chunk)
+
+    while chunk := await reply.next_chunk():
+        parts.append(chunk)
+        await reply.relay(pass_on)
+    return b"".join(parts)
+
+
+async def fetch(
+    forwarder, base, path="/x", *, method="GET", query="", headers=(), body=None, retries=None, inner=True, relay=False
+):
     target = Target(base.scheme, "127.0.0.1", base.port, "", inner) if not isinstance(base, Target) else base
     upstream = await forwarder.open(target, method, target.url(path, query), list(headers), body, retries)
     try:
-        return upstream, await upstream.read(1 << 20)
+        return upstream, await (relayed(upstream) if relay else upstream.read(1 << 20))
     finally:
         upstream.close()
 

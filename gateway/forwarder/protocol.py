@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -33,6 +34,8 @@ class TargetProtocol(ResponseHandler):
         self._alarm_at = 0.0
         self._was_paused = False
         self._idle_socket: select.poll | None = None
+        self.on_change: Callable[[], None] | None = None
+        """Called when more of a body has come, or will not come."""
 
     # The time that the other side has
 
@@ -67,6 +70,8 @@ class TargetProtocol(ResponseHandler):
         self.set_exception(error)
         if body is not None and not body.is_eof():
             body.set_exception(error)
+        if self.on_change is not None:
+            self.on_change()
 
     # Requests
 
@@ -113,8 +118,8 @@ class TargetProtocol(ResponseHandler):
         """Whether everything written has left for the kernel."""
         return self.transport is not None and self.transport.get_write_buffer_size() == 0
 
-    def unread(self, body: StreamReader) -> bytes:
-        """What has arrived of a body before it broke, which aiohttp keeps to itself."""
+    def arrived(self, body: StreamReader) -> bytes:
+        """What has come of a body and was not read, also before it broke, which aiohttp keeps to itself."""
         return body._read_nowait(-1) if body._buffer else b""
 
     async def reply(self) -> tuple[RawResponseMessage, StreamReader]:
@@ -125,7 +130,13 @@ class TargetProtocol(ResponseHandler):
                 return message, body
         raise aiohttp.ClientPayloadError("interim replies without end")
 
-    # What aiohttp calls
+    # What aiohttp and the event loop call
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        super().data_received(data)
+        if self.on_change is not None:
+            self.on_change()
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Tell the reader of the body as well: aiohttp lets it wait for ever when a later part of it is framed wrongly."""
@@ -133,6 +144,8 @@ class TargetProtocol(ResponseHandler):
         super().set_exception(exc, exc_cause or exc)
         if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(aiohttp.ClientPayloadError(type(exc).__name__), exc)
+        if self.on_change is not None:
+            self.on_change()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A body that lasts as long as its connection is complete if that was closed, but not if it broke."""
@@ -143,6 +156,8 @@ class TargetProtocol(ResponseHandler):
             self._alarm.cancel()
             self._alarm = None
         super().connection_lost(exc)
+        if self.on_change is not None:
+            self.on_change()
 
     def pause_reading(self) -> None:
         """Too much has come that nobody reads."""

@@ -12,6 +12,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from gateway.forwarder.protocol import BROKEN_EXCHANGE, TargetProtocol
+from gateway.forwarder.relay import PassOn, Relay
 from gateway.forwarder.upload import Upload
 
 
@@ -65,10 +66,21 @@ class UpstreamReply:
         except BROKEN_EXCHANGE as error:
             self._broken = BodyBroken(type(error).__name__)
             self._broken.__cause__ = error
-            rest = protocol.unread(content)
+            rest = protocol.arrived(content)
             if rest:
                 return rest
             raise self._broken from error
+
+    async def relay(self, pass_on: PassOn) -> None:
+        """Hand over what comes of the body for as long as it is taken; to be called again after `next_chunk`.
+
+        Returns when the body has ended or is broken, which `next_chunk` tells, or once there was a wait for room. Raises what
+        ``pass_on`` raises.
+        """
+        connection = self._connection
+        if self._broken is None and connection is not None:
+            protocol = cast("TargetProtocol", connection.protocol)
+            await Relay(protocol, self._content, pass_on, idle_seconds=self._idle, ends_at=self._ends_at).over()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, piece by piece. Raises BodyBroken, after all that has come."""

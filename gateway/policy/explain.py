@@ -15,7 +15,7 @@ from gateway.headers import RawHeaders, forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.models import Stage
 from gateway.pipeline import Chain, Entry, Stopped
-from gateway.plugin import Answer, Exchange, Headers, LimitState, Plugin, Request
+from gateway.plugin import Answer, Exchange, Headers, LimitState, Request
 from gateway.policy.binding import bind_limits
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
@@ -234,17 +234,13 @@ def _uncalled(chain: Chain, *, body_known: bool) -> dict[int, str]:
     """Entries that cannot be called, with the reason."""
     found: dict[int, str] = {}
     for index, entry in enumerate(chain.entries):
-        if not _has_pre_request(entry):
+        if not entry.has_step(Stage.PRE_REQUEST):
             continue
         if not entry.plugin.dry_run:
             found[index] = "the plugin does not say that a dry run may call it"
         elif entry.plugin.needs_request_body and not body_known:
             found[index] = "needs the body"
     return found
-
-
-def _has_pre_request(entry: Entry) -> bool:
-    return entry.plugin.runs_in(Stage.PRE_REQUEST) and type(entry.plugin).pre_request is not Plugin.pre_request
 
 
 def _untouched(chain: Chain) -> list[Verdict]:

@@ -181,7 +181,7 @@ class Admitter:
         self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known
     ) -> Admission | Stale | Unseeded:
         try:
-            return await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
+            outcome = await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
         except (UnknownTenant, InvalidApiKey, TenantSuspended, Overloaded):
             raise  # nothing was charged, or not even sent
         except BaseException:
@@ -189,6 +189,8 @@ class Admitter:
             if limits:
                 self._settler.add(Settlement(keyspace, ticket_id, None, [(limit, 0) for limit in limits]))
             raise
+        self._settler.store_answers()
+        return outcome
 
 
 def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None, GatewayError | None]:

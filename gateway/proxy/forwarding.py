@@ -164,6 +164,7 @@ class Forwarding:
                     if watch.left:  # a plugin has swallowed the cancellation
                         raise ClientLeft
                     await reply.write(chunk)
+                    await upstream.relay(reply.pass_on)
         except BodyBroken as error:
             _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
             failure = UpstreamUnreachable("The target of this route broke off its reply.")

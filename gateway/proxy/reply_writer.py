@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from gateway.awaiting import begin
 from gateway.errors import GatewayError, PluginFailedOnReply
 from gateway.headers import HOP_BY_HOP, RawHeaders, is_field
 from gateway.proxy.request_body import ClientLeft, Incoming
@@ -60,14 +61,28 @@ class ReplyWriter:
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of the body; returns when the client has room for more."""
-        if chunk and self._has_body:
-            self._visit.bytes_out += len(chunk)
-            self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
-            try:
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except OSError as error:
-                # a peer that vanished, or takes nothing for too long, surfaces as an error of the socket
-                raise ClientLeft from error
+        rest = self.pass_on(chunk)
+        if rest is not None:
+            await rest
+
+    def pass_on(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a part of the body; returns what has to be awaited, if anything, for there to be room. Raises ClientLeft."""
+        if not chunk or not self._has_body:
+            return None
+        self._visit.bytes_out += len(chunk)
+        self._tail = chunk[-4:] if len(chunk) >= 4 else (self._tail + chunk)[-4:]
+        try:
+            rest = begin(self._send({"type": "http.response.body", "body": chunk, "more_body": True}))
+        except OSError as error:
+            # a peer that vanished, or takes nothing for too long, surfaces as an error of the socket
+            raise ClientLeft from error
+        return None if rest is None else self._room(rest)
+
+    async def _room(self, rest: Awaitable[None]) -> None:
+        try:
+            await rest
+        except OSError as error:
+            raise ClientLeft from error
 
     async def end(self, chunk: bytes = b"") -> None:
         """Nothing follows but ``chunk``. The server is told at once, or by `finish` if the client is still sending."""

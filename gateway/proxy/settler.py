@@ -29,7 +29,7 @@ class _Ended(NamedTuple):
 class Settler:
     """Tells the store of admissions that have ended: in one call for all that end while the call before is under way.
 
-    While the store does not take them there are pauses, which end when one comes that it has admitted: it answers again.
+    While the store does not take them there are pauses, which end when it is seen to answer.
 
     What the store does not take is tried again under the same id for as long as the store would recognise it, one lease.
     ``on_given_up`` is told how many were not taken by then. ``clock`` counts seconds and is no wall clock.
@@ -56,10 +56,12 @@ class Settler:
             self._give_up(1)
             return
         self._waiting.append(_Ended(settlement, self._clock()))
-        if settlement.admitted_ms is not None:
-            self._answered.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+
+    def store_answers(self) -> None:
+        """The store has just answered something else: no need to wait until it may be back."""
+        self._answered.set()
 
     async def drain(self, timeout_ms: int) -> None:
         """Wait until all are settled. What is left after the timeout is given up; what it holds ends with its lease."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any
 
 from granian import _granian
@@ -28,9 +29,6 @@ MAX_CONNECTIONS = 1 << 30
 
 FLUSH_S = 3.0
 """How long connections may last after the last reply of a drain has been written; Granian does not tell what is left of it."""
-
-LEAVE_WATCH_DELAY_S = 0.05
-"""Looking for a client that leaves costs three thread switches; most requests have ended before."""
 
 Field = tuple[bytes, bytes]
 
@@ -77,7 +75,8 @@ class GranianServer:
         signal.add_cb(lambda: loop.call_soon_threadsafe(ended.set))
         scheduler = _RUST.CallbackScheduler(loop, self._start, None, None, None)
         scheduler._schedule_fn = lambda watcher: loop.call_soon_threadsafe(self._start, watcher)
-        self._worker().serve_async(scheduler, loop, signal)
+        with _batch_policy():
+            self._worker().serve_async(scheduler, loop, signal)
         self.accepting.set()
         try:
             await stop.wait()
@@ -191,11 +190,30 @@ class _Exchange:
             self._proto.send(rest)
 
     async def _leaving(self) -> Message:
-        await asyncio.sleep(LEAVE_WATCH_DELAY_S)
         while True:
             message: Message = await self._proto.receive()
             if message["type"] == "http.disconnect":
                 return message
+
+
+@contextlib.contextmanager
+def _batch_policy() -> Iterator[None]:
+    """Threads started within do not interrupt the event loop when they are woken, which each reply does (sched(7)).
+
+    Where they share a core with it, they then take what has gathered in one go: a seventh less CPU for each request.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    if before != os.SCHED_OTHER:  # whoever started us has chosen
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, parameters)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, parameters)
 
 
 def _mend(scope: Any) -> None:

@@ -1,44 +1,66 @@
-"""Hypercorn's connection, less what costs most on the way of a request: timer tasks, and a write for each part of a reply."""
+"""Hypercorn's connection, less what costs most on the way of a request: tasks for the idle time, and a lock for each write."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import h11
 from h11._headers import Headers
-from h11._writers import BodyWriter
+from h11._writers import ChunkedWriter
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Body, Response
+from hypercorn.protocol.events import Body, Request, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
-from hypercorn.utils import parse_socket_addr
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr, suppress_body
 
-from gateway.serving.idle_timer import IdleTimer
+from gateway.awaiting import DONE
+from gateway.headers import are_fields
+from gateway.serving.idle_timer import LAST_REQUEST_S, IdleTimer
 
-LAST_REQUEST_S = 0.05
-"""How long a connection without a request lasts when the server stops: one may be on its way already."""
+JOINED_BYTES = 32 << 10
+"""A part of a body up to this size goes with its head in one write; copying more would cost more than a second write."""
 
-_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
-_VALUES = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+DRAIN_ABOVE_BYTES = 32 << 10
+"""What a transport may keep without anybody asking whether it wants a pause; asyncio's own mark is twice as high."""
 
 
 class ClientLost(OSError):
     """The client cannot be written to."""
 
 
+class Stream(HTTPStream):
+    """One request and its reply. Parts of a body go the short way, which most of a stream's time is spent on."""
+
+    pass_on: Callable[[bytes], Awaitable[None] | None]
+
+    def app_send(self, message: ASGISendEvent | None) -> Awaitable[None]:  # type: ignore[override]  # awaited, and no more
+        """See Hypercorn's."""
+        if (
+            message is not None
+            and message["type"] == "http.response.body"
+            and message.get("more_body", False)
+            and self.state is ASGIHTTPState.RESPONSE
+            and not suppress_body(self.scope["method"], self.response["status"])
+        ):
+            sent = self.pass_on(message.get("body", b""))
+            if sent is not None:
+                return sent
+        return super().app_send(message)
+
+
 class Http1(H11Protocol):
     """HTTP/1.1 and nothing else: a wish for HTTP/2 without TLS is no other protocol here."""
 
-    write: Callable[[Iterable[bytes]], Awaitable[None]]
-    """Sends at once."""
+    hold: Callable[[bytes], None]
+    write: Callable[[bytes], Awaitable[None]]
 
     async def _check_protocol(self, event: h11.Request) -> None:
         pass  # would change to HTTP/2
@@ -47,38 +69,62 @@ class Http1(H11Protocol):
         if request.http_version not in (b"1.1", b"1.0"):
             await self._send_error_response(505)
             await self.send(Closed())
-        else:
+            return
+        fields = list(request.headers)
+        if any(name == b"upgrade" for name, _ in fields):
             await super()._create_stream(request)
+            return
+        around = (self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server)
+        self.stream = stream = Stream(*around, self.stream_send, STREAM_ID)
+        stream.pass_on = self._pass_on
+        version, method = request.http_version.decode(), request.method.decode("ascii").upper()
+        await stream.handle(Request(STREAM_ID, fields, version, method, request.target, self.connection_state))
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
 
     async def stream_send(self, event: StreamEvent) -> None:
         """As Hypercorn's, but that the header fields of a reply are checked all at once, and h11 only frames its chunks."""
-        if isinstance(event, Body) and self.connection.our_state is h11.SEND_BODY:
-            parts: list[bytes] = []
-            cast("BodyWriter", self.connection._writer).send_data(event.data, parts.append)
-            await self.write(parts)
-            return
-        if isinstance(event, Response) and event.status_code >= 200:
+        sent = self._pass_on(event.data) if isinstance(event, Body) else None
+        if sent is not None:
+            await sent
+        elif isinstance(event, Response) and event.status_code >= 200:
             fields = [*event.headers, *self.config.response_headers("h11")]
             headers = _checked(fields)
-            await self._send_h11_event(
-                h11.Response(status_code=event.status_code, headers=fields if headers is None else headers)
-            )
+            self._send_head(h11.Response(status_code=event.status_code, headers=fields if headers is None else headers))
         else:
             await super().stream_send(event)
+
+    def _pass_on(self, body: bytes) -> Awaitable[None] | None:
+        """What is to be awaited; None where h11 has another opinion on whether there is a body now."""
+        if self.connection.our_state is not h11.SEND_BODY:
+            return None
+        writer: Any = self.connection._writer
+        if type(writer) is ChunkedWriter:
+            return self.write(b"%x\r\n%b\r\n" % (len(body), body) if body else b"")
+        parts: list[bytes] = []
+        writer.send_data(body, parts.append)
+        return self.write(b"".join(parts))
+
+    def _send_head(self, response: h11.Response) -> None:
+        try:
+            head = self.connection.send(response)
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+        else:
+            self.hold(head)
 
 
 def _checked(fields: list[tuple[bytes, bytes]]) -> Headers | None:
     """The fields as h11 0.16 keeps them; None where it must look for itself."""
     names = [name for name, _ in fields]
-    if not _NAMES.fullmatch(b"".join(names)) or not _VALUES.fullmatch(b"".join([value for _, value in fields])):
-        return None
-    if b"transfer-encoding" in names or b"" in names or names.count(b"content-length") > 1:
+    if not are_fields(fields) or b"transfer-encoding" in names or names.count(b"content-length") > 1:
         return None
     return Headers([(name, name, value) for name, value in fields])
 
 
 class Connection(TCPServer):
-    """One connection. The head of a reply leaves together with what comes in the same turn of the event loop.
+    """One connection. The head of a reply leaves together with what follows in the same turn of the event loop.
 
     Where Hypercorn 0.18 makes and cancels a task each time a request begins or ends, here the time is noted.
     """
@@ -95,7 +141,7 @@ class Connection(TCPServer):
     ) -> None:
         super().__init__(app, loop, config, context, state, reader, writer)
         self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, self._end_idle)
-        self._gathered: list[bytes] = []
+        self._held = b""
 
     async def run(self) -> None:
         """Serve the connection to its end."""
@@ -109,7 +155,8 @@ class Connection(TCPServer):
                 protocol = Http1(
                     self.app, self.config, self.context, task_group, state, False, client, server, self.protocol_send
                 )
-                protocol.write = self._write_now
+                protocol.hold = self._hold
+                protocol.write = self._write
                 self.protocol = protocol  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
                 self.idle_task.begin()
                 if self.context.terminated.is_set():  # accepted while the server stopped
@@ -140,18 +187,26 @@ class Connection(TCPServer):
         if self.idle_task.is_idle:
             self._end_idle()
 
-    async def _write(self, data: bytes) -> None:
-        if not data:
-            return
-        if not self._gathered:
-            self.loop.call_soon(self._flush)
-        self._gathered.append(data)
+    def _hold(self, head: bytes) -> None:
+        self._held = head
+        self.loop.call_soon(self._write_held)
 
-    async def _write_now(self, parts: Iterable[bytes]) -> None:
-        self._gathered.extend(parts)
-        self._flush()
-        if not self.writer.transport.get_write_buffer_size():
-            return
+    def _write_held(self) -> None:
+        head, self._held = self._held, b""
+        if head and not self.writer.transport.is_closing():
+            self.writer.write(head)
+
+    def _write(self, data: bytes) -> Awaitable[None]:
+        transport = self.writer.transport
+        if not data or transport.is_closing():
+            return DONE
+        if len(data) > JOINED_BYTES:
+            self._write_held()
+        head, self._held = self._held, b""
+        transport.write(head + data if head else data)
+        return DONE if transport.get_write_buffer_size() < DRAIN_ABOVE_BYTES else self._drain()
+
+    async def _drain(self) -> None:
         try:
             await self.writer.drain()
         except (ConnectionError, RuntimeError):
@@ -159,18 +214,11 @@ class Connection(TCPServer):
         except OSError as error:
             raise ClientLost(*error.args) from error
 
-    def _flush(self) -> None:
-        gathered = self._gathered
-        if gathered and not self.writer.transport.is_closing():
-            self.writer.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
-        gathered.clear()
-
     async def _close(self) -> None:
-        self._flush()
+        self._write_held()
         await super()._close()
 
     def _end_idle(self) -> None:
-        self._flush()
         self.writer.close()  # which also ends the reading
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+LAST_REQUEST_S = 0.05
+"""How long a connection without a request lasts when the server stops: one may be on its way already."""
+
 
 class IdleTimer:
     """Calls ``expired`` once a connection has been idle for so long. A request costs no timer: the time is noted."""

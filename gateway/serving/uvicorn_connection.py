@@ -19,12 +19,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.config import ServerSettings
-from gateway.serving.idle_timer import IdleTimer
+from gateway.serving.idle_timer import LAST_REQUEST_S, IdleTimer
 from gateway.serving.own_fields import OwnFields
 from gateway.serving.uvicorn_exchange import Exchange, refusal
-
-LAST_REQUEST_S = 0.05
-"""How long a connection without a request lasts when the server stops: one may be on its way already."""
 
 LINGER_S = 1.0
 """How long a client may go on sending what was refused; closed at once, the connection could lose the answer on its way."""
@@ -141,6 +138,7 @@ class Connection(HttpToolsProtocol):
             scope,
             self.transport,
             self.flow,
+            self.loop,
             self._own_fields,
             expects_continue=self.expect_100_continue and version == "1.1",
             keep_alive=keep_alive,
@@ -223,7 +221,7 @@ class Connection(HttpToolsProtocol):
             self._running = None
             running.leave()
             if running.response_started:
-                self.transport.close()
+                running.cut()
             else:
                 self._answer()
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from gateway.awaiting import DONE
+from gateway.headers import are_fields
 from gateway.serving.listener import ASGIApp, Message
 from gateway.serving.own_fields import CLOSE, Field
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+JOINED_BYTES = 32 << 10
+"""A part of a body up to this size goes with its head in one write; copying more would cost more than a second write."""
+
 _HEADS = frozenset({"http.response.start", "websocket.http.response.start"})
 _BODIES = frozenset({"http.response.body", "websocket.http.response.body"})
 _BODILESS = frozenset({204, 304})
-_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
-_VALUES = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
 logger = logging.getLogger("gateway.server")
@@ -38,10 +40,8 @@ class Flow(Protocol):
 
 def head_of(status: int, fields: Sequence[Field]) -> bytes:
     """The status line and the fields. Raises ValueError for what would not arrive as what it is."""
-    if not _NAMES.fullmatch(b"".join([name for name, _ in fields])) or not all(name for name, _ in fields):
-        raise ValueError("a name of a header field is no token in lower case")
-    if not _VALUES.fullmatch(b"".join([value for _, value in fields])):
-        raise ValueError("a header field has a control character")
+    if not are_fields(fields):
+        raise ValueError("a header field has a name that is no token in lower case, or a control character")
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     return b"%b%b\r\n" % (line, b"".join([b"%b: %b\r\n" % field for field in fields]))
 
@@ -59,10 +59,12 @@ class Exchange:
 
     __slots__ = (
         "_flow",
+        "_head",
         "_is_bodiless",
         "_is_chunked",
         "_is_connected",
         "_left_bytes",
+        "_loop",
         "_own_fields",
         "_replied",
         "_scope",
@@ -82,6 +84,7 @@ class Exchange:
         scope: Any,
         transport: asyncio.Transport,
         flow: Flow,
+        loop: asyncio.AbstractEventLoop,
         own_fields: Callable[[], list[Field]],
         *,
         expects_continue: bool,
@@ -91,6 +94,8 @@ class Exchange:
         self._scope = scope
         self._transport = transport
         self._flow = flow
+        self._loop = loop
+        self._head = b""
         self._own_fields = own_fields
         self._replied = replied
         self._is_chunked = False
@@ -114,7 +119,7 @@ class Exchange:
             logger.exception("Error in ASGI Framework")
         finally:
             if self.response_started and not self.response_complete:
-                self._transport.close()
+                self.cut()
             elif not self.response_complete and not self.disconnected:
                 self._transport.write(refusal(500, self._own_fields()))
                 self.keep_alive = False
@@ -125,6 +130,11 @@ class Exchange:
         if not self.response_complete:
             self.disconnected = True
         self.message_event.set()
+
+    def cut(self) -> None:
+        """End the connection under a reply that has begun."""
+        self._write_head()
+        self._transport.close()
 
     async def receive(self) -> Message:
         """A part of the body, or that the client has left."""
@@ -144,17 +154,25 @@ class Exchange:
         body, self.body = self.body, bytearray()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Write a part of the reply; wait while the client is slow. What a client that has left would have got is dropped."""
         if self._flow.write_paused and not self.disconnected:
-            await self._flow.drain()
+            return self._send_later(message)
+        self._send(message)
+        return DONE
+
+    async def _send_later(self, message: Message) -> None:
+        await self._flow.drain()
+        self._send(message)
+
+    def _send(self, message: Message) -> None:
         if self.disconnected:
             return
         kind = message["type"]
-        if not self.response_started and kind in _HEADS:
-            self._send_head(message["status"], message.get("headers", ()))
-        elif self.response_started and not self.response_complete and kind in _BODIES:
+        if self.response_started and not self.response_complete and kind in _BODIES:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        elif not self.response_started and kind in _HEADS:
+            self._send_head(message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"{kind} is not expected now")
 
@@ -181,24 +199,38 @@ class Exchange:
         head = head_of(status, fields)
         self.response_started = True
         self.expects_continue = False
-        self._transport.write(head)
+        self._head = head
+        self._loop.call_soon(self._write_head)
+
+    def _write_head(self) -> None:
+        """Unless it has gone with what followed in the same turn of the event loop."""
+        head, self._head = self._head, b""
+        if head:
+            self._transport.write(head)
+
+    def _write(self, data: bytes) -> None:
+        if len(data) > JOINED_BYTES:
+            self._write_head()
+        head, self._head = self._head, b""
+        self._transport.write(head + data if head else data)
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self._is_bodiless:
             pass
         elif self._is_chunked:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self._transport.write(chunk if more else chunk + b"0\r\n\r\n")
+            self._write(chunk if more else chunk + b"0\r\n\r\n")
         else:
             if self._left_bytes is not None:
                 self._left_bytes -= len(body)
                 if self._left_bytes < 0 or (self._left_bytes and not more):
                     raise ValueError("the body is not as long as its content-length")
-            self._transport.write(body)
+            self._write(body)
         if not more:
             self._complete()
 
     def _complete(self) -> None:
+        self._write_head()
         self.response_started = self.response_complete = True
         self.message_event.set()
         self._replied()

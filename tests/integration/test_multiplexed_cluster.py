@@ -129,7 +129,7 @@ async def test_no_reply_ever_reaches_another_caller(cluster: Cluster):
 
         async def worker(name: int) -> None:
             nonlocal cancelled
-            for number in range(150):
+            for number in range(300):
                 token = f"{name}-{number}"
                 task = asyncio.create_task(ask(connection, ECHO, token, token))
                 if rng.random() < 0.5:
@@ -143,7 +143,7 @@ async def test_no_reply_ever_reaches_another_caller(cluster: Cluster):
                     cancelled += 1
 
         await asyncio.gather(*(worker(name) for name in range(20)))
-        assert cancelled > 300
+        assert cancelled > 500
 
 
 async def test_a_failover_in_the_cluster_is_followed():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.awaiting import within
+from gateway.awaiting import DONE, begin, within
 
 
 class Ready:
@@ -101,3 +101,38 @@ async def test_work_that_is_dropped_is_closed():
     waiting.send(None)
     waiting.close()
     assert closed == ["yes"]
+
+
+async def test_what_needs_no_wait_is_done_when_it_is_begun():
+    found: list[str] = []
+
+    async def note() -> None:
+        found.append("done")
+
+    assert begin(note()) is None
+    assert found == ["done"]
+    assert begin(DONE) is None
+    assert begin(Ready()) is None
+    await DONE
+    with pytest.raises(ZeroDivisionError):
+        begin(refuses())
+
+
+async def test_what_is_left_of_something_begun_is_awaited_in_a_task():
+    found: list[str] = []
+
+    async def note() -> None:
+        found.append("begun")
+        await later(3)
+        await asyncio.sleep(0.01)
+        found.append("done")
+
+    rest = begin(note())
+    assert found == ["begun"]
+    assert rest is not None
+    await asyncio.create_task(anything(rest))
+    assert found == ["begun", "done"]
+
+
+async def anything(awaitable: Any) -> Any:
+    return await awaitable

@@ -8,7 +8,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry import MAX_LINES, WHOLE_BYTES, AccessLog, JsonFormatter, Metrics, Visit, start_logging, stopwatch
+from gateway.telemetry import MAX_LINES, WHOLE_BYTES, AccessLog, JsonFormatter, Metrics, Visit, start_logging
 
 
 @given(st.text(), st.text(), st.text())
@@ -93,6 +93,28 @@ async def test_very_many_lines_are_not_kept_until_it_is_time():
     await log.stop()
 
 
+async def test_a_full_disk_costs_lines_and_neither_requests_nor_what_comes_after(caplog):
+    class Full(Writes):
+        is_full = True
+
+        def write(self, text):
+            if self.is_full:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    log = AccessLog(stream)
+    log.start()
+    log.write(Visit("lost"), 1.0)
+    await asyncio.sleep(0.3)
+    assert caplog.text.count("up to 1 lines of the access log are lost: [Errno 28] No space left on device") == 1
+    stream.is_full = False
+    log.write(Visit("kept"), 1.0)
+    await asyncio.sleep(0.3)
+    assert [json.loads(piece)["request_id"] for piece in stream.pieces] == ["kept"]
+    await log.stop()
+
+
 def test_without_a_stream_nothing_is_written():
     AccessLog(None).write(Visit("req_1"), 1.0)
 
@@ -147,8 +169,3 @@ def test_a_traceback_is_a_field_of_the_line(capsys):
     shown = json.loads(line)
     assert (shown["level"], shown["logger"], shown["message"]) == ("error", "gateway.x", "failed")
     assert "ZeroDivisionError: oh" in shown["traceback"]
-
-
-def test_a_stopwatch_runs_forward():
-    elapsed = stopwatch()
-    assert 0 <= elapsed() <= elapsed() < 10_000

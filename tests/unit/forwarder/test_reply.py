@@ -60,7 +60,7 @@ class Cutting(asyncio.Protocol):
             self.transport.close()
 
 
-async def exchanges(forwarder, method, reply, place, *, ends=False, breaks_off=False):
+async def exchanges(forwarder, method, reply, place, *, relay, ends=False, breaks_off=False):
     """What came of the reply, and of a request after it."""
     peers: list[Cutting] = []
 
@@ -73,7 +73,8 @@ async def exchanges(forwarder, method, reply, place, *, ends=False, breaks_off=F
         target = target_at(server.sockets[0].getsockname()[1])
         # a method that is not repeated, so that a failure shows
         async with asyncio.timeout(10):
-            headers, body = await fetch(forwarder, target, method=method, body=None if method == "HEAD" else b"x")
+            sent = None if method == "HEAD" else b"x"
+            headers, body = await fetch(forwarder, target, method=method, body=sent, relay=relay)
             if not breaks_off:
                 assert (await fetch(forwarder, target))[1] == b"second"
         return headers.status, body, len(peers) == 1
@@ -84,9 +85,10 @@ async def exchanges(forwarder, method, reply, place, *, ends=False, breaks_off=F
         await server.wait_closed()
 
 
+@pytest.mark.parametrize("relay", [False, True], ids=["read", "relayed"])
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("case", REPLIES)
-def test_a_reply_is_the_same_wherever_it_is_cut_into_two(run, case):
+def test_a_reply_is_the_same_wherever_it_is_cut_into_two(run, case, relay):
     method, reply, status, body, again = REPLIES[case]
 
     async def main():
@@ -94,21 +96,25 @@ def test_a_reply_is_the_same_wherever_it_is_cut_into_two(run, case):
         async with a_forwarder() as forwarder:
             for start in range(1, len(reply) + 1, 20):
                 places = range(start, min(start + 20, len(reply) + 1))
-                found = await asyncio.gather(*(exchanges(forwarder, method, reply, place, ends=ends) for place in places))
+                found = await asyncio.gather(
+                    *(exchanges(forwarder, method, reply, place, relay=relay, ends=ends) for place in places)
+                )
                 assert found == [(status, body, again)] * len(places)
             assert idle_and_busy(forwarder)[1] == 0
 
     run(main())
 
 
+@pytest.mark.parametrize("relay", [False, True], ids=["read", "relayed"])
 @pytest.mark.parametrize("case", ["length", "chunks", "interim", "1.0", "close"])
-async def test_a_reply_that_ends_too_early_is_never_taken_for_whole(case):
+async def test_a_reply_that_ends_too_early_is_never_taken_for_whole(case, relay):
     _, reply, *_ = REPLIES[case]
     async with a_forwarder() as forwarder:
         for start in range(0, len(reply), 20):
             places = range(start, min(start + 20, len(reply)))
             found = await asyncio.gather(
-                *(exchanges(forwarder, "POST", reply, place, breaks_off=True) for place in places), return_exceptions=True
+                *(exchanges(forwarder, "POST", reply, place, relay=relay, breaks_off=True) for place in places),
+                return_exceptions=True,
             )
             for place, outcome in zip(places, found, strict=True):
                 assert isinstance(outcome, (BodyBroken, UpstreamUnreachable)), (place, outcome)

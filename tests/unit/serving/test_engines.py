@@ -59,6 +59,38 @@ async def test_replies_have_a_date_and_no_name_of_the_server(engine):
         assert b"hypercorn" not in head
 
 
+@pytest.mark.parametrize("engine", ["hypercorn", "uvicorn"])
+async def test_the_head_of_a_reply_and_what_follows_at_once_are_one_write(engine, monkeypatch):
+    written = []
+    original = socket.socket.send
+
+    def noted(self, data, *flags):
+        if b"HTTP/1.1 200" in bytes(data) or b"part" in bytes(data):
+            written.append(bytes(data))
+        return original(self, data, *flags)
+
+    async def parts(receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (10 + len(CHUNK)))]})
+        await send({"type": "http.response.body", "body": b"part1", "more_body": True})
+        await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+        await send({"type": "http.response.body", "body": b"part2"})
+
+    async def late(receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"part3"})
+
+    monkeypatch.setattr(socket.socket, "send", noted)
+    async with serving(WireApp(parts=parts, late=late), engine) as address:
+        await exchange(address, "GET /parts HTTP/1.1\r\nConnection: close\r\n" + REST)
+        assert [piece[-5:] for piece in written if piece.startswith(b"HTTP")] == [b"part1"]
+        written.clear()
+        # a head is not kept until there is more to say
+        await exchange(address, "GET /late HTTP/1.1\r\nConnection: close\r\n" + REST)
+        assert [piece.endswith(b"part3") for piece in written] == [False, True]
+
+
 @pytest.mark.parametrize("status", [204, 304])
 async def test_a_reply_without_a_body_keeps_the_connection(engine, status):
     async def bodiless(receive, send):

@@ -1,6 +1,9 @@
 """Where Granian differs from Hypercorn and stays so: each test is a line of the table in docs/servers.md."""
 
 import asyncio
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +114,18 @@ async def test_a_header_block_of_8_kib_is_taken_whatever_the_limit():
 async def test_half_a_head_ends_with_keep_alive():
     async with serving(WireApp(), "granian", keep_alive="200ms") as address, asyncio.timeout(5):
         assert await exchange(address, "GET /a HTTP/1.1\r\nhos") == b""
+
+
+def own_threads():
+    return {task.name for task in Path("/proc/self/task").iterdir()}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="scheduling policies of threads")
+async def test_its_threads_do_not_interrupt_the_event_loop_which_keeps_its_policy():
+    before = own_threads()
+    async with serving(WireApp(), "granian") as address:
+        await exchange(address, "GET /a HTTP/1.1\r\nConnection: close\r\n" + REST)
+        new = own_threads() - before
+        policies = {os.sched_getscheduler(int(task)) for task in new}
+        assert os.SCHED_BATCH in policies
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
