@@ -30,6 +30,10 @@ MAX_CONNECTIONS = 1 << 30
 FLUSH_S = 3.0
 """How long connections may last after the last reply of a drain has been written; Granian does not tell what is left of it."""
 
+DONE_LATER_S = 0.25
+"""How long Granian is not told of the end of a request that was answered before its body had come: hyper closes the connection
+if the reply has gone by then, and otherwise waits for the body, without a limit."""
+
 Field = tuple[bytes, bytes]
 
 _RUST: Any = _granian  # its stubs describe an older one
@@ -136,7 +140,10 @@ class GranianServer:
         finally:
             if is_http and not exchange.is_ended:
                 exchange.break_off()
-            watcher.done()
+            if is_http and exchange.misses_body:
+                asyncio.get_running_loop().call_later(DONE_LATER_S, watcher.done)
+            else:
+                watcher.done()
 
 
 class _Exchange:
@@ -177,6 +184,11 @@ class _Exchange:
             self.is_ended = True
         sent: Awaitable[None] = self._proto.send(message)
         return sent
+
+    @property
+    def misses_body(self) -> bool:
+        """True if the request has not come to its end."""
+        return self._left_bytes is not None and self._left_bytes != 0
 
     def break_off(self) -> None:
         """Answer 500 if no reply has begun. Otherwise send what there is: without its end, Granian cuts the connection."""
