@@ -35,11 +35,11 @@ class Program:
 
     def cpu_s(self) -> float:
         """User and system time of the whole tree so far, ended children included where their parent waited for them."""
-        return sum(_stat(pid).cpu_s for pid in self._tree())
+        return sum(_stat(pid).cpu_s for pid in self.pids())
 
     def rss_bytes(self) -> int:
         """Resident memory of the tree; pages that several processes share count in each."""
-        return sum(_stat(pid).rss_bytes for pid in self._tree())
+        return sum(_stat(pid).rss_bytes for pid in self.pids())
 
     def is_running(self) -> bool:
         return self.process.poll() is None
@@ -58,7 +58,8 @@ class Program:
             time.sleep(0.1)
         raise DidNotStart(f"{self.name}: {self.last_words()}")
 
-    def _tree(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """It and its descendants, itself first."""
         children: dict[int, list[int]] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():

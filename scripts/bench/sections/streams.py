@@ -14,6 +14,8 @@ from scripts.bench.stream_load import Streamed, run_streams, set_pace
 
 QUIET_STREAMS, QUIET_CHUNKS = 10, 20
 AT_ONCE = 32
+MANY = 200
+"""At this pace some ten thousand chunks a second: a core that is busy, and wakes up for several of them at a time."""
 SHORT, LONG = 10, 110
 INTERVAL_US = 20_000
 TIMEOUT_S = 60.0
@@ -26,9 +28,14 @@ class Row:
     first_us: list[float] = field(default_factory=list)
     delay_us: list[float] = field(default_factory=list)
     late_us: list[float] = field(default_factory=list)
-    short_us: list[float] = field(default_factory=list)
-    long_us: list[float] = field(default_factory=list)
+    costs_us: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    """Of a whole stream, by how many there are at once and how many chunks each has."""
+
     failed: int = 0
+
+    def chunk_us(self, at_once: int) -> float | None:
+        """What a chunk costs with so many streams."""
+        return a_chunk_us(self.costs_us.get((at_once, SHORT), []), self.costs_us.get((at_once, LONG), []))
 
 
 def measure_streams(bed: Bed, wanted: Wanted, line_up: LineUp, findings: Findings) -> None:
@@ -44,7 +51,7 @@ def measure_streams(bed: Bed, wanted: Wanted, line_up: LineUp, findings: Finding
                 except (RuntimeError, OSError) as error:
                     note(bed, f"{name}, streams, round {number + 1}: {error}")
     findings.tables.append(_table(rows))
-    bars = [(name, value) for name, row in rows.items() if (value := a_chunk_us(row.short_us, row.long_us)) is not None]
+    bars = [(name, value) for name, row in rows.items() if (value := row.chunk_us(AT_ONCE)) is not None]
     if bars:
         findings.charts.append(
             Chart("streams", "CPU of the proxy for each streamed chunk", "µs, logarithmic", bars=bars, logarithmic=True)
@@ -64,15 +71,17 @@ def _measure(bed: Bed, endpoint: Endpoint, row: Row) -> None:
     if quiet.first_us:
         row.first_us.append(statistics.median(quiet.first_us))
         row.delay_us.append(statistics.median(quiet.delays_us))
-    for chunks, costs in ((SHORT, row.short_us), (LONG, row.long_us)):
-        streams = max(1, 3 * LONG // (chunks * 4))
-        before = endpoint.program.cpu_s() if endpoint.program else 0.0
-        busy = _streams(bed, endpoint, AT_ONCE, streams, chunks)
-        row.failed += busy.failed
-        if endpoint.program and busy.ended:
-            costs.append((endpoint.program.cpu_s() - before) * 1e6 / busy.ended)
-        if chunks == LONG and busy.delays_us:
-            row.late_us.append(statistics.quantiles(busy.delays_us, n=100)[98])
+    for at_once in (AT_ONCE, MANY):
+        for chunks in (SHORT, LONG):
+            streams = max(1, 3 * LONG // (chunks * 4))
+            before = endpoint.program.cpu_s() if endpoint.program else 0.0
+            busy = _streams(bed, endpoint, at_once, streams, chunks)
+            row.failed += busy.failed
+            if endpoint.program and busy.ended:
+                costs = row.costs_us.setdefault((at_once, chunks), [])
+                costs.append((endpoint.program.cpu_s() - before) * 1e6 / busy.ended)
+            if (at_once, chunks) == (AT_ONCE, LONG) and busy.delays_us:
+                row.late_us.append(statistics.quantiles(busy.delays_us, n=100)[98])
 
 
 def _streams(bed: Bed, endpoint: Endpoint, connections: int, streams: int, chunks: int) -> Streamed:
@@ -92,18 +101,18 @@ def _table(rows: dict[str, Row]) -> Table:
         "chunk delay p50 ms",
         "added ms",
         f"p99 ms, {AT_ONCE} streams",
-        "CPU µs/chunk",
+        f"CPU µs/chunk, {AT_ONCE} streams",
+        f"CPU µs/chunk, {MANY} streams",
         "failed",
     ]
-    table = Table(
-        f"Streams with a chunk each {INTERVAL_US // 1000} ms; one at a time, and {AT_ONCE}", columns, [0, 2, 2, 2, 2, 2, 1, 0]
-    )
+    title = f"Streams with a chunk each {INTERVAL_US // 1000} ms; one at a time, {AT_ONCE}, and {MANY}"
+    table = Table(title, columns, [0, 2, 2, 2, 2, 2, 1, 1, 0])
     base = rows.get(UPSTREAM, Row())
     for name, row in rows.items():
         first, delay = _ms(row.first_us), _ms(row.delay_us)
         added = (_minus(first, _ms(base.first_us)), _minus(delay, _ms(base.delay_us)))
-        chunk = a_chunk_us(row.short_us, row.long_us)
-        table.add(name, first, added[0], delay, added[1], _ms(row.late_us), chunk, told_failures(row.failed))
+        chunks_us = (row.chunk_us(AT_ONCE), row.chunk_us(MANY))
+        table.add(name, first, added[0], delay, added[1], _ms(row.late_us), *chunks_us, told_failures(row.failed))
     return table
 
 
