@@ -122,8 +122,13 @@ class _Client:
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    length = int(head.partition("\r\ncontent-length:")[2].partition("\r\n")[0])
-    body = await reader.readexactly(length)
+    if "\r\ntransfer-encoding: chunked" in head:
+        body = b""
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readexactly(2)
+    else:
+        body = await reader.readexactly(int(head.partition("\r\ncontent-length:")[2].partition("\r\n")[0]))
     status = int(head.split(" ", 2)[1])
     return status, json.loads(body)["error"]["code"] if status >= 400 else ""
 

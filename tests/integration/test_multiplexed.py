@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 import time
@@ -128,8 +129,8 @@ async def test_a_refused_login_is_unavailable_to_all_that_wait_and_logged(caplog
 # Whose reply
 
 
-async def bombard(connection: Connection, seed: int, workers: int, each: int) -> tuple[int, int, int]:
-    """Calls cancelled at random points. How many were answered, with their own token; cancelled; failed."""
+async def bombard(connection: Connection, seed: int, workers: int, each: int, enough: int = 0) -> tuple[int, int, int]:
+    """Calls cancelled at random points, until enough were. How many were answered, with their own token; cancelled; failed."""
     rng = random.Random(seed)
     answered = cancelled = failed = 0
 
@@ -140,7 +141,10 @@ async def bombard(connection: Connection, seed: int, workers: int, each: int) ->
 
     async def worker(name: int) -> None:
         nonlocal cancelled, failed
-        for number in range(each):
+        for number in itertools.count():
+            # on a busy machine fewer are cancelled before their reply is there
+            if number >= each and (cancelled > enough or number >= 10 * each):
+                return
             token = f"{name}-{number}" * rng.choice([1, 1, 1, 200])
             task = asyncio.create_task(ask(token))
             if rng.random() < 0.4:
@@ -156,7 +160,7 @@ async def bombard(connection: Connection, seed: int, workers: int, each: int) ->
                 failed += 1
 
     await asyncio.gather(*(worker(name) for name in range(workers)))
-    assert answered + cancelled + failed == workers * each
+    assert answered + cancelled + failed >= workers * each
     return answered, cancelled, failed
 
 
@@ -168,7 +172,7 @@ def test_no_reply_ever_reaches_another_caller_and_a_cancelled_one_costs_no_conne
             async with connected(server.url) as connection:
                 await echo(connection, "first")
                 before = script_connections(server)[0]["id"]
-                answered, cancelled, failed = await bombard(connection, seed=1, workers=40, each=250)
+                answered, cancelled, failed = await bombard(connection, seed=1, workers=40, each=250, enough=1_000)
                 assert (answered > 1_000, cancelled > 1_000, failed) == (True, True, 0)
                 assert [one["id"] for one in script_connections(server)] == [before]
 

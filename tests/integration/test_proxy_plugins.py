@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.plugin import Answer, Plugin, Reject, Settings, Stage
+from tests.engines import ENGINE
 from tests.gateways import running_proxy
 from tests.wire import an_upstream, eventually
 
@@ -145,7 +146,8 @@ async def test_a_plugin_answers_instead_of_the_target_and_the_answer_is_checked_
 
     reply = await scripted(pre_request=answer, pre_response=stamp)
     assert (reply.status, reply.body, reply.get("x-made"), reply.get("x-stamped")) == (203, b"MADE", "1", "203")
-    assert reply.get("content-length") == "4"
+    if ENGINE != "granian":  # which answers in chunks before it has the body of the request
+        assert reply.get("content-length") == "4"
     assert scripted.upstream.connections == 0
 
     async def reject(exchange):
