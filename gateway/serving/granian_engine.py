@@ -78,7 +78,11 @@ class GranianServer:
         signal = _RUST.WorkerSignal()
         signal.add_cb(lambda: loop.call_soon_threadsafe(ended.set))
         scheduler = _RUST.CallbackScheduler(loop, self._start, None, None, None)
-        scheduler._schedule_fn = lambda watcher: loop.call_soon_threadsafe(self._start, watcher)
+
+        def schedule(watcher: Any) -> None:  # what this returned, Granian would never let go of
+            loop.call_soon_threadsafe(self._start, watcher)
+
+        scheduler._schedule_fn = schedule
         with _batch_policy():
             self._worker().serve_async(scheduler, loop, signal)
         self.accepting.set()

@@ -1,9 +1,11 @@
 """What every engine does alike on the wire."""
 
 import asyncio
+import gc
 import resource
 import socket
 import sys
+import weakref
 
 import pytest
 
@@ -17,6 +19,31 @@ CHUNK = bytes(64 << 10)
 @pytest.fixture(params=["hypercorn", "granian", "uvicorn"])
 def engine(request):
     return request.param
+
+
+class Mark:
+    """Goes with the request that it was put into."""
+
+
+async def test_nothing_is_left_of_a_request_that_has_ended(engine):
+    app, marks = WireApp(), []
+
+    async def marking(scope, receive, send):
+        if scope["type"] == "http":
+            mark = scope["mark"] = Mark()
+            marks.append(weakref.ref(mark))
+        await app(scope, receive, send)
+
+    get = "GET /a HTTP/1.1\r\n"
+    async with serving(marking, engine) as address:
+        post = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        for _ in range(5):
+            await exchange(address, get + REST + post + get + "Connection: close\r\n" + REST)
+        assert len(marks) == 15
+        async with asyncio.timeout(5):
+            while any(mark() for mark in marks):
+                await asyncio.sleep(0.05)
+                gc.collect()
 
 
 async def test_path_and_query_reach_the_app_byte_for_byte_and_names_in_lower_case(engine):
