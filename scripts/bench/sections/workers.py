@@ -30,7 +30,7 @@ def measure_workers(bed: Bed, wanted: Wanted, line_up: LineUp, findings: Finding
         for engine in line_up.engines:
             with contextlib.ExitStack() as running:
                 endpoints: dict[str, Endpoint] = {}
-                workers: list[int] = []
+                programs: list[Program] = []
                 for count in (1, 2):
                     try:
                         gateway = running.enter_context(
@@ -40,10 +40,10 @@ def measure_workers(bed: Bed, wanted: Wanted, line_up: LineUp, findings: Finding
                         note(bed, f"{engine} with {count} workers was left out: {refusal}")
                         continue
                     endpoints[f"{engine}, {count}"] = Endpoint(gateway.program, gateway.request(line_up.callers[0].json))
-                    workers += serving_pids(gateway.program)
-                _measure(bed, wanted, engine, endpoints, free)
+                    programs.append(gateway.program)
+                _measure(bed, wanted, engine, endpoints, free)  # by its end, all workers are there
                 try:
-                    running.enter_context(held(workers, SHARE))
+                    running.enter_context(held([pid for program in programs for pid in serving_pids(program)], SHARE))
                 except OSError as error:
                     note(bed, f"no processes could be held to a share of a core: {error}")
                     continue
