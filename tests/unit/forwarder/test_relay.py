@@ -70,13 +70,26 @@ async def test_what_comes_while_there_is_no_room_waits_and_nothing_is_lost_or_ou
 
 
 async def test_the_target_s_time_does_not_run_while_the_client_is_slow():
-    async def slow(_chunk):
-        await asyncio.sleep(0.4)
+    async def pausing(call):
+        await call.send(HEAD)
+        await call.send_chunk(b"one")
+        await asyncio.sleep(0.1)
+        await call.send_chunk(b"two")
+        await asyncio.sleep(0.9)
+        await call.send_chunk(b"three")
+        await call.send(b"0\r\n\r\n")
 
-    async with an_upstream(paced) as upstream, a_forwarder(idle_timeout="200ms") as forwarder:
+    async def slow(chunk):
+        found.append(chunk)
+        await asyncio.sleep(0.8)
+
+    found: list[bytes] = []
+    async with an_upstream(pausing) as upstream, a_forwarder(idle_timeout="400ms") as forwarder:
         reply = await opened(forwarder, upstream)
-        while await reply.next_chunk():
+        while chunk := await reply.next_chunk():
+            found.append(chunk)
             await reply.relay(slow)
+        assert found == PARTS
         reply.close()
 
 
