@@ -1,9 +1,9 @@
-"""Requests per window and in flight, with bursts, daily and monthly quotas, and other limits for other tiers."""
+"""Requests, tokens and money per window and in quotas, requests in flight, bursts, and other limits for other tiers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -14,7 +14,7 @@ MAX_LIMITS = 16
 
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
-_INHERITED = ("unit", "per", "shadow")
+_INHERITED = ("per", "shadow")
 _OF_ONE_LIMIT = ("name", "cost", "on_lost")
 
 
@@ -32,6 +32,21 @@ class Limits(Limit, Settings):
         description="Several limits at once; `unit`, `per` and `shadow` beside it hold for those that do not set them,"
         " but not the unit `concurrency`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_down_the_unit(cls, given: Any) -> Any:
+        """What amounts are right depends on the unit, so it is handed down before they are looked at."""
+        unit = given.get("unit") if isinstance(given, dict) else None
+        # what else a limit has depends on whether it counts requests in flight, so that is not inherited
+        if not isinstance(unit, str) or unit == "concurrency":
+            return given
+        filled = dict(given)
+        if isinstance(given.get("limits"), list | tuple):
+            filled["limits"] = [_with_unit(limit, unit) for limit in given["limits"]]
+        if isinstance(given.get("tiers"), dict):
+            filled["tiers"] = {name: _with_unit(tier, unit) for name, tier in given["tiers"].items()}
+        return filled
 
     # the name is that of `Limit`'s own check, which this one replaces: here the direct form may be absent
     @model_validator(mode="after")
@@ -75,12 +90,14 @@ class Limits(Limit, Settings):
         return [_filled(limit, (self, *outer)) for limit in (*own, *(self.limits or ()))]
 
 
+def _with_unit(given: Any, unit: str) -> Any:
+    return {"unit": unit, **given} if isinstance(given, dict) else given
+
+
 def _filled(limit: Limit, levels: tuple[Limits, ...]) -> Limit:
     found = {}
     for name in _INHERITED:
-        # what else a limit has depends on whether it counts requests in flight, so that is not inherited
-        givers = [level for level in levels if name != "unit" or level.unit != "concurrency"]
-        source = next((level for level in (limit, *givers) if name in level.model_fields_set), limit)
+        source = next((level for level in (limit, *levels) if name in level.model_fields_set), limit)
         found[name] = getattr(source, name)
     return limit.model_copy(update=found)
 
@@ -122,7 +139,7 @@ class RateLimiterSettings(Limits):
 
 
 class RateLimiter(Plugin[RateLimiterSettings]):
-    """Limits how many requests pass: per window, with bursts, per day and month, in flight, and by tier."""
+    """Limits requests, tokens and money: per window, with bursts, per day and month, in flight, and by tier."""
 
     name = "rate_limiter"
     dry_run = True

@@ -1,15 +1,18 @@
 """What the admin API writes and the proxy reads: tenants, API keys, rules and their limits."""
 
+from gateway.models.amount import MEASURED, NANO_PER_USD, Unit
 from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
-from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, Unit, limit_specs
+from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, limit_specs
 from gateway.models.plugin_ref import OnError, PluginEntry, PluginRef, Stage
 from gateway.models.rule import MASK, METHODS, NewRule, Rule, is_plain_header
 from gateway.models.tenant import NewTenant, Tenant
 
 __all__ = [
     "MASK",
+    "MEASURED",
     "METHODS",
+    "NANO_PER_USD",
     "RING_PARTS",
     "ApiKey",
     "Cost",

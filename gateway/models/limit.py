@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gateway.models.amount import MAX_USD, MEASURED, Amount, Unit, units_in
 from gateway.models.base import Document
 from gateway.units import DurationMs, format_duration_ms
 
@@ -23,7 +25,6 @@ RING_PARTS = 60
 
 MAX_WINDOW_MS = 31 * 86_400_000
 
-Unit = Literal["requests", "concurrency"]
 Period = Literal["day", "month"]
 OnLost = Literal["charge", "release"]
 
@@ -50,7 +51,6 @@ def _level(value: str) -> str:
 
 
 Level = Annotated[str, AfterValidator(_level)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
 Units = Annotated[int, Field(ge=1, le=10**9)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"), AfterValidator(str.lower)]
 
@@ -58,14 +58,20 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
 class Quota(Document):
     """Units per calendar period (UTC)."""
 
-    daily: Count | None = None
-    monthly: Count | None = None
+    daily: Amount | None = None
+    monthly: Amount | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
-        if self.daily is None and self.monthly is None:
+        if not self.amounts:
             raise ValueError("a quota needs daily or monthly")
         return self
+
+    @property
+    def amounts(self) -> list[tuple[Period, int | Decimal]]:
+        """Those that are set."""
+        given: tuple[tuple[Period, int | Decimal | None], ...] = (("day", self.daily), ("month", self.monthly))
+        return [(period, amount) for period, amount in given if amount is not None]
 
 
 class CostSource(Document):
@@ -87,20 +93,24 @@ class CostSource(Document):
 class Limit(Document):
     """One declaration: at most ``limit`` in any ``window``, or a bucket when ``burst`` is set, and/or a ``quota``.
 
-    With the unit ``concurrency``, ``limit`` stands alone: at most so many requests in flight.
+    With the unit ``concurrency``, ``limit`` stands alone: at most so many requests in flight. Tokens and usd are reserved from
+    an upper estimate before the request is forwarded, and become what it has used when it has ended.
     ``per`` lists what the count is kept for; unset means where the limit stands (the rule, the tenant or the key).
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,48}$")] | None = Field(
         None, description="Shown in headers and refusals; unset means one made of unit and window."
     )
-    limit: Count | None = Field(None, description="Most units in any window; of `concurrency`, most requests in flight.")
-    window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="Size of a token bucket that refills with `limit` per `window`."
+    limit: Amount | None = Field(
+        None,
+        description="Most units in any window; of `concurrency`, most requests in flight. Dollars have up to 9 decimals.",
     )
+    window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
+    burst: Amount | None = Field(None, description="Size of a token bucket that refills with `limit` per `window`.")
     quota: Quota | None = Field(None, description="Units per calendar day and month, UTC.")
-    unit: Unit = Field("requests", description="What is counted.")
+    unit: Unit = Field(
+        "requests", description="What is counted. `tokens` are those of input and output; `usd` is what they cost."
+    )
     per: Annotated[tuple[Level, ...], Field(max_length=6)] | None = Field(
         None, description="Any of tenant, rule, api_key, ip, method, model, header:<name>."
     )
@@ -108,7 +118,7 @@ class Limit(Document):
     on_lost: OnLost | None = Field(
         None,
         description="For quotas: hold the cost until the request has ended, and if its replica dies, charge or release it when"
-        " the lease ends. Unset means that the cost is charged at once; with `reply_header`, `charge`.",
+        " the lease ends. Unset means that the cost is charged at once; with `reply_header`, and of tokens and usd, `charge`.",
     )
     shadow: bool = Field(False, description="Evaluate and report, never refuse.")
 
@@ -124,8 +134,22 @@ class Limit(Document):
             raise ValueError("a limit needs limit and window, or a quota")
         if self.per is not None and not self.per:
             raise ValueError("per must not be empty")
-        if self.burst is not None and (self.burst + 1) * (self.window or 0) + (self.limit or 0) >= MAX_EXACT:
-            raise ValueError("burst times window is too large to count exactly")
+        return self
+
+    @model_validator(mode="after")
+    def _amounts_fit(self) -> Self:
+        of_quota = [] if self.quota is None else [amount for _, amount in self.quota.amounts]
+        for amount in (self.limit, self.burst, *of_quota):
+            if amount is None:
+                continue
+            if self.unit != "usd" and not isinstance(amount, int):
+                raise ValueError(f"amounts of {self.unit} must be whole numbers")
+            if self.unit == "usd" and amount > MAX_USD:
+                raise ValueError(f"amounts of usd must be at most {MAX_USD}")
+        if self.burst is not None and self.limit is not None:
+            burst, limit = units_in(self.unit, self.burst), units_in(self.unit, self.limit)
+            if (burst + 1) * (self.window or 0) + limit >= MAX_EXACT:
+                raise ValueError("burst times window is too large to count exactly")
         return self
 
     @model_validator(mode="after")
@@ -134,8 +158,12 @@ class Limit(Document):
             raise ValueError("on_lost needs a quota; only what a quota holds can be lost")
         if self.unit == "concurrency" and self.cost != 1:
             raise ValueError("unit concurrency counts requests, so it takes no cost")
+        if self.unit in MEASURED:
+            if self.cost != 1:
+                raise ValueError(f"unit {self.unit} counts what a request has used, so it takes no cost")
+            return self
         fixed = self.cost if isinstance(self.cost, int) else self.cost.default
-        smallest = [self.burst or self.limit, *((self.quota.daily, self.quota.monthly) if self.quota else ())]
+        smallest = [self.burst or self.limit, *([] if self.quota is None else [amount for _, amount in self.quota.amounts])]
         if any(bound is not None and fixed > bound for bound in smallest):
             raise ValueError("cost is larger than the limit, so no request would ever pass")
         return self
@@ -164,7 +192,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class LimitSpec:
-    """One limit as the store evaluates it. Durations in milliseconds; ``period`` only for budgets.
+    """One limit as the store evaluates it: usd in nano-USD, durations in milliseconds; ``period`` only for budgets.
 
     ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty. A budget with
     ``on_lost`` holds the cost until the request is settled.
@@ -186,6 +214,16 @@ class LimitSpec:
     def holds(self) -> bool:
         """True if an admitted request holds something until it is settled."""
         return self.kind is LimitKind.CONCURRENCY or self.on_lost is not None
+
+    @property
+    def is_measured(self) -> bool:
+        """True if only the reply tells what a request costs here."""
+        return self.unit in MEASURED
+
+    @property
+    def needs_bound(self) -> bool:
+        """True for a budget that is kept only if a request cannot write more than what was held for it."""
+        return self.kind is LimitKind.BUDGET and self.unit in MEASURED - {"input_tokens"} and not self.shadow
 
     @property
     def is_in_ledger(self) -> bool:
@@ -221,23 +259,27 @@ def limit_specs(limits: Sequence[Limit], default_per: tuple[str, ...]) -> list[L
 
 def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
     found = []
-    given = limit.cost
+    given, unit = limit.cost, limit.unit
     cost = Cost(given) if isinstance(given, int) else Cost(given.default, given.header, given.reply_header)
-    common: dict[str, Any] = {"per": per, "unit": limit.unit, "shadow": limit.shadow, "cost": cost}
-    if limit.limit is not None and limit.unit == "concurrency":
-        found.append(LimitSpec(limit.name or limit.unit, LimitKind.CONCURRENCY, limit.limit, **common))
-    elif limit.limit is not None and limit.window is not None:
-        name = limit.name or f"{limit.unit}-per-{format_duration_ms(limit.window)}"
-        kind = LimitKind.LOG if limit.limit <= MOST_LOGGED else LimitKind.RING
-        if limit.burst is not None:
-            kind = LimitKind.BUCKET
-        found.append(LimitSpec(name, kind, limit.limit, window_ms=limit.window, burst=limit.burst or 0, **common))
-    periods: tuple[tuple[Period, int | None], ...] = ()
+    common: dict[str, Any] = {"per": per, "unit": unit, "shadow": limit.shadow, "cost": cost}
+    if limit.limit is not None:
+        most = units_in(unit, limit.limit)
+        if unit == "concurrency":
+            found.append(LimitSpec(limit.name or unit, LimitKind.CONCURRENCY, most, **common))
+        elif limit.window is not None:
+            name = limit.name or f"{unit}-per-{format_duration_ms(limit.window)}"
+            burst = 0 if limit.burst is None else units_in(unit, limit.burst)
+            found.append(LimitSpec(name, _window_kind(unit, most, burst), most, window_ms=limit.window, burst=burst, **common))
     if limit.quota is not None:
-        periods = (("day", limit.quota.daily), ("month", limit.quota.monthly))
-    on_lost = limit.on_lost or ("charge" if cost.reply_header else None)
-    for period, amount in periods:
-        if amount is not None:
-            name = f"{limit.name or limit.unit}-per-{period}"
-            found.append(LimitSpec(name, LimitKind.BUDGET, amount, period=period, on_lost=on_lost, **common))
+        on_lost = limit.on_lost or ("charge" if cost.reply_header or unit in MEASURED else None)
+        for period, amount in limit.quota.amounts:
+            name = f"{limit.name or unit}-per-{period}"
+            found.append(LimitSpec(name, LimitKind.BUDGET, units_in(unit, amount), period=period, on_lost=on_lost, **common))
     return found
+
+
+def _window_kind(unit: Unit, most: int, burst: int) -> LimitKind:
+    if burst:
+        return LimitKind.BUCKET
+    # a log has an entry for each unit, and one request may take thousands of tokens
+    return LimitKind.RING if unit in MEASURED or most > MOST_LOGGED else LimitKind.LOG

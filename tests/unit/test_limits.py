@@ -22,17 +22,74 @@ def spec_of(**fields: object):
         ({"limit": 10_001, "window": "1m", "burst": 5}, LimitKind.BUCKET),
         ({"quota": {"daily": 10**12}}, LimitKind.BUDGET),
         ({"limit": 1, "unit": "concurrency"}, LimitKind.CONCURRENCY),
+        ({"limit": 1, "window": "1m", "unit": "tokens"}, LimitKind.RING),
+        ({"limit": 0.000000001, "window": "1m", "unit": "usd"}, LimitKind.RING),
+        ({"limit": 10, "window": "1m", "unit": "usd", "burst": 2}, LimitKind.BUCKET),
+        ({"quota": {"daily": 0.5}, "unit": "usd"}, LimitKind.BUDGET),
     ],
 )
 def test_the_kind_follows_from_what_is_declared(fields: dict[str, object], kind: LimitKind):
     assert spec_of(**fields).kind is kind
 
 
+def test_dollars_are_counted_in_billionths_and_stay_the_number_they_were():
+    limit = Limit.model_validate({"limit": "0.123456789", "window": "1m", "unit": "usd", "quota": {"daily": 999_999}})
+    assert [spec.limit for spec in limit_specs([limit], ("rule",))] == [123_456_789, 999_999 * 10**9]
+    assert limit.model_dump(mode="json", exclude_unset=True) == {
+        "limit": 0.123456789,
+        "window": "1m",
+        "unit": "usd",
+        "quota": {"daily": 999_999},
+    }
+    assert Limit.model_validate_json(limit.model_dump_json()) == limit
+
+
+def test_whole_amounts_stay_integers():
+    limit = Limit.model_validate({"limit": "100", "window": "1m", "burst": 5.0})
+    assert (limit.model_dump_json(include={"limit", "burst"}), type(limit.limit)) == ('{"limit":100,"burst":5}', int)
+
+
+def test_what_measured_quotas_hold_is_charged_if_it_is_lost():
+    quota = {"quota": {"daily": 5}, "unit": "tokens"}
+    assert spec_of(**quota).on_lost == "charge"
+    assert spec_of(**quota, on_lost="release").on_lost == "release"
+    assert spec_of(quota={"daily": 5}).on_lost is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs"),
+    [
+        ({"quota": {"daily": 5}, "unit": "tokens"}, True),
+        ({"quota": {"daily": 5}, "unit": "output_tokens"}, True),
+        ({"quota": {"daily": 5}, "unit": "usd"}, True),
+        ({"quota": {"daily": 5}, "unit": "input_tokens"}, False),
+        ({"quota": {"daily": 5}, "unit": "usd", "shadow": True}, False),
+        ({"quota": {"daily": 5}}, False),
+        ({"limit": 5, "window": "1m", "unit": "tokens"}, False),
+    ],
+)
+def test_only_budgets_of_output_need_a_request_to_be_bounded(fields: dict[str, object], needs: bool):
+    assert spec_of(**fields).needs_bound is needs
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"limit": 10**12 + 1, "window": "1m"}, "less than or equal to 1000000000000"),
-        ({"limit": 1, "window": "31d", "burst": 1_000_001}, "less than or equal to 1000000"),
+        ({"limit": 10**12 + 1, "window": "1m"}, "at most 1000000000000"),
+        ({"limit": 0, "window": "1m"}, "must be above 0"),
+        ({"limit": True, "window": "1m"}, "must be a number"),
+        ({"limit": "many", "window": "1m"}, "must be a number"),
+        ({"limit": "NaN", "window": "1m"}, "must be above 0"),
+        ({"limit": 1.5, "window": "1m"}, "amounts of requests must be whole numbers"),
+        ({"limit": 1.5, "window": "1m", "unit": "tokens"}, "amounts of tokens must be whole numbers"),
+        ({"quota": {"daily": 0.5}}, "amounts of requests must be whole numbers"),
+        ({"limit": "0.0000000001", "window": "1m", "unit": "usd"}, "more than 9 decimals"),
+        ({"limit": 1_000_000, "window": "1m", "unit": "usd"}, "at most 999999"),
+        ({"quota": {"monthly": 1_000_000}, "unit": "usd"}, "at most 999999"),
+        ({"limit": 1, "window": "1m", "unit": "tokens", "cost": 2}, "takes no cost"),
+        ({"limit": 1, "window": "1m", "unit": "usd", "cost": {"header": "x-cost"}}, "takes no cost"),
+        ({"limit": 1, "window": "31d", "burst": 10_000_000}, "too large to count exactly"),
+        ({"limit": 1, "window": "1h", "burst": 100_000, "unit": "usd"}, "too large to count exactly"),
         ({"limit": 10**12, "window": "31d", "burst": 1_000_000, "unit": "concurrency"}, "no window, burst or quota"),
         ({"unit": "concurrency"}, "needs limit"),
     ],

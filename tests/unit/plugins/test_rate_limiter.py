@@ -109,6 +109,21 @@ def test_shadow_per_and_unit_beside_several_limits_hold_for_those_that_do_not_sa
     assert [(spec.shadow, spec.per) for spec in declared(settings)] == [(True, ("ip",)), (False, ("tenant",))]
 
 
+def test_the_unit_beside_several_limits_decides_which_amounts_are_right():
+    settings = {
+        "unit": "usd",
+        "limits": [{"limit": 0.25, "window": "1m"}, {"limit": 3, "window": "1m", "unit": "requests"}],
+        "tiers": {"basic": {"quota": {"monthly": "12.50"}}, "pro": {"limits": [{"quota": {"daily": 7}}]}},
+        "default_tier": "basic",
+    }
+    assert names(declared(settings)) == [
+        ("usd-per-1m", 250_000_000),
+        ("requests-per-1m", 3),
+        ("usd-per-month", 12_500_000_000),
+    ]
+    assert names(declared(settings, tier="pro"))[2:] == [("usd-per-day", 7_000_000_000)]
+
+
 def test_tiers_inherit_through_both_levels_and_the_innermost_wins():
     settings = {
         "shadow": True,
@@ -134,8 +149,9 @@ def test_tiers_inherit_through_both_levels_and_the_innermost_wins():
         ({"burst": 3}, "limit", "burst needs limit"),
         ({"name": "x", "limits": [{"limit": 1, "window": 1}]}, "limit", "name belongs to a limit"),
         ({"limit": 1, "window": "1 fortnight"}, "window", "30s, 1m or 1h30m"),
-        ({"limit": 0, "window": "1m"}, "limit", "greater than or equal to 1"),
-        ({"limit": 1, "window": "1m", "unit": "tokens"}, "unit", "requests"),
+        ({"limit": 0, "window": "1m"}, "limit", "must be above 0"),
+        ({"limit": 1, "window": "1m", "unit": "words"}, "unit", "requests"),
+        ({"limits": [{"limit": 1.5, "window": "1m"}], "unit": "tokens"}, "limits.0", "tokens must be whole numbers"),
         ({"limit": 1, "window": "1m", "unit": "concurrency"}, "", "no window, burst or quota"),
         ({"limit": 1, "burst": 2, "unit": "concurrency"}, "", "no window, burst or quota"),
         ({"limit": 1, "quota": {"daily": 2}, "unit": "concurrency"}, "", "no window, burst or quota"),
