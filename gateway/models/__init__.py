@@ -1,5 +1,6 @@
 """What the admin API writes and the proxy reads: tenants, API keys, rules and their limits."""
 
+from gateway.model_price import ModelPattern, ModelPrice, Prices
 from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
 from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, Unit, limit_specs
@@ -18,6 +19,8 @@ __all__ = [
     "Limit",
     "LimitKind",
     "LimitSpec",
+    "ModelPattern",
+    "ModelPrice",
     "NewKey",
     "NewRule",
     "NewTenant",
@@ -25,6 +28,7 @@ __all__ = [
     "Period",
     "PluginEntry",
     "PluginRef",
+    "Prices",
     "Quota",
     "Rule",
     "Scope",
