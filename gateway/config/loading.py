@@ -15,6 +15,7 @@ from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
     PluginsSettings,
+    PricesSettings,
     RedisSettings,
     SecretsSettings,
     Section,
@@ -39,6 +40,7 @@ class Config(BaseSettings):
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     usage: UsageSettings = Field(default_factory=UsageSettings)
+    prices: PricesSettings = Field(default_factory=PricesSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     plugins: PluginsSettings = Field(default_factory=PluginsSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from gateway.model_price import ModelPrice, Prices
 from gateway.units import DurationMs, SizeBytes
 
 DAY_MS = 86_400_000
@@ -235,6 +237,25 @@ class UsageSettings(Section):
         400 * DAY_MS,
         description="How long the sums of a day are kept, `32d` to `3660d`: monthly quotas that the store has lost are"
         " restored from them.",
+    )
+
+
+class PricesSettings(Section):
+    """What models cost, where a rule or a tenant says nothing else."""
+
+    unknown_model: Literal["price", "refuse"] = Field(
+        "price",
+        description="A model whose price nobody knows: `price` counts it at `fallback`, `refuse` answers 400 where a limit in"
+        " USD applies.",
+    )
+    fallback: ModelPrice = Field(
+        ModelPrice(input_usd_per_mtok=Decimal(30), output_usd_per_mtok=Decimal(180)),
+        description="The price of unknown models.",
+    )
+    models: Prices = Field(
+        {},
+        description="Prices by the name of the model, or by its beginning and `*`; they win over the catalogue.",
+        examples=[{"my-model": {"input_usd_per_mtok": 0.5, "output_usd_per_mtok": 1.5}}],
     )
 
 

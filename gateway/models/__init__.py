@@ -1,6 +1,7 @@
 """What the admin API writes and the proxy reads: tenants, API keys, rules and their limits."""
 
-from gateway.models.amount import MEASURED, NANO_PER_USD, Unit
+from gateway.model_price import ModelPattern, ModelPrice, Prices
+from gateway.models.amount import MEASURED, Unit
 from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
 from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, limit_specs
@@ -12,7 +13,6 @@ __all__ = [
     "MASK",
     "MEASURED",
     "METHODS",
-    "NANO_PER_USD",
     "RING_PARTS",
     "ApiKey",
     "Cost",
@@ -21,6 +21,8 @@ __all__ = [
     "Limit",
     "LimitKind",
     "LimitSpec",
+    "ModelPattern",
+    "ModelPrice",
     "NewKey",
     "NewRule",
     "NewTenant",
@@ -28,6 +30,7 @@ __all__ = [
     "Period",
     "PluginEntry",
     "PluginRef",
+    "Prices",
     "Quota",
     "Rule",
     "Scope",

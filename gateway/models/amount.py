@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-NANO_PER_USD = 10**9
-MAX_USD = 999_999
-"""Ten times as much would no longer be counted exactly in billionths."""
+from gateway.money import NANO
 
 Unit = Literal["requests", "concurrency", "tokens", "input_tokens", "output_tokens", "usd"]
 MEASURED: frozenset[Unit] = frozenset({"tokens", "input_tokens", "output_tokens", "usd"})
@@ -28,7 +26,7 @@ def _amount(value: object) -> int | Decimal:
         raise ValueError("must be above 0 and at most 1000000000000")
     if amount == amount.to_integral_value():
         return int(amount)
-    if amount * NANO_PER_USD % 1:
+    if amount * NANO % 1:
         raise ValueError("has more than 9 decimals")
     return amount
 
@@ -49,4 +47,4 @@ Amount = Annotated[
 
 def units_in(unit: Unit, amount: int | Decimal) -> int:
     """An amount as the store counts it: dollars become nano-USD."""
-    return int(amount * NANO_PER_USD) if unit == "usd" else int(amount)
+    return int(amount * NANO) if unit == "usd" else int(amount)

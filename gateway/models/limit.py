@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.models.amount import MAX_USD, MEASURED, Amount, Unit, units_in
+from gateway.models.amount import MEASURED, Amount, Unit, units_in
 from gateway.models.base import Document
+from gateway.money import MAX_USD
 from gateway.units import DurationMs, format_duration_ms
 
 MAX_EXACT = 2**53
@@ -144,8 +145,8 @@ class Limit(Document):
                 continue
             if self.unit != "usd" and not isinstance(amount, int):
                 raise ValueError(f"amounts of {self.unit} must be whole numbers")
-            if self.unit == "usd" and amount > MAX_USD:
-                raise ValueError(f"amounts of usd must be at most {MAX_USD}")
+            if self.unit == "usd" and amount >= MAX_USD:
+                raise ValueError(f"amounts of usd must be below {MAX_USD}")
         if self.burst is not None and self.limit is not None:
             burst, limit = units_in(self.unit, self.burst), units_in(self.unit, self.limit)
             if (burst + 1) * (self.window or 0) + limit >= MAX_EXACT:

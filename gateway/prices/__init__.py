@@ -1,1 +1,7 @@
 """What tokens cost."""
+
+from gateway.prices.book import PriceBook, PriceList, Quote
+from gateway.prices.catalogue import Catalogue
+from gateway.prices.price import Price
+
+__all__ = ["Catalogue", "Price", "PriceBook", "PriceList", "Quote"]
