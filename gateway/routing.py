@@ -43,12 +43,12 @@ class Matcher(Generic[R]):
     def __init__(self, routes: Iterable[Route[R]]) -> None:
         self._by_path: dict[str, list[Route[R]]] = {}
         for route in routes:
-            self._by_path.setdefault(_understood(route.path).removesuffix("/"), []).append(route)
+            self._by_path.setdefault(understood(route.path).removesuffix("/"), []).append(route)
         self._longest = max(map(len, self._by_path), default=0)
 
     def match(self, method: str, raw_path: str) -> R:
         """What a request leads to. Raises NoRoute, or MethodNotAllowed with ``Allow``."""
-        prefix = _understood(raw_path)
+        prefix = understood(raw_path)
         if len(prefix) > self._longest:
             prefix = prefix[: self._longest + 1]
             prefix = prefix[: prefix.rfind("/")]
@@ -88,8 +88,8 @@ def upstream_path(rule_path: str, strip_path: bool, raw_path: str) -> str:
     return rest
 
 
-def _understood(path: str) -> str:
-    """Percent-encoding undone and empty segments dropped; encoded slashes are refused elsewhere."""
+def understood(path: str) -> str:
+    """A path as a target would read it: percent-encoding undone, empty segments dropped; encoded slashes are refused elsewhere."""
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
     return _SLASHES.sub("/", path) if "//" in path else path

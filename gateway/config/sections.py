@@ -202,6 +202,13 @@ class LimitsSettings(Section):
     write_stall_timeout: PositiveMs = Field(30_000, description="Longest time a client may refuse to read a chunk.")
     max_in_flight: int = Field(1_000, ge=1, description="Requests a process handles at once; more are answered 503.")
     max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant.")
+    default_output_tokens: int = Field(
+        4_096,
+        ge=1,
+        le=10**7,
+        description="Output reserved for a request that sets no bound of its own, where tokens or cost are limited. Where a"
+        " quota of them is to be kept, it becomes the request's bound.",
+    )
     plugin_timeout: PositiveMs = Field(1_000, description="Longest run of one plugin in one stage.")
     lease: PositiveMs = Field(
         60_000, description="How long requests of a replica that died keep their places in flight. Requests that last renew it."

@@ -97,6 +97,13 @@ class InvalidHeader(InvalidRequest):
     default_message = "A header is not valid."
 
 
+class UnknownModel(InvalidRequest):
+    """Nobody knows what the model costs, and ``prices.unknown_model`` is ``refuse``."""
+
+    code = "unknown_model"
+    default_message = "The price of this model is not known."
+
+
 class HeadersTooLarge(InvalidRequest):
     """More header bytes or fields than allowed."""
 

@@ -6,7 +6,7 @@ from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
 from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, limit_specs
 from gateway.models.plugin_ref import OnError, PluginEntry, PluginRef, Stage
-from gateway.models.rule import MASK, METHODS, NewRule, Rule, is_plain_header
+from gateway.models.rule import MASK, METHODS, NewRule, Rule, RuleFormat, is_plain_header
 from gateway.models.tenant import NewTenant, Tenant
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Prices",
     "Quota",
     "Rule",
+    "RuleFormat",
     "Scope",
     "Stage",
     "Tenant",

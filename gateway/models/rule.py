@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from gateway.model_price import Prices
 from gateway.models.base import DisplayName, Document, Metadata
 from gateway.models.plugin_ref import PluginRef
 
@@ -106,6 +107,7 @@ PassedHeaders = Annotated[tuple[str, ...], Field(max_length=20), AfterValidator(
 Chain = Annotated[tuple[PluginRef, ...], Field(max_length=50)]
 Target = Annotated[str, Field(min_length=1, max_length=2_048)]
 Retries = Annotated[int, Field(ge=0, le=5)]
+RuleFormat = Literal["auto", "openai", "anthropic", "gemini", "none"]
 
 
 class NewRule(Document):
@@ -121,6 +123,17 @@ class NewRule(Document):
     retry_attempts: Retries | None = Field(None, description="Further tries to connect; unset means the configuration's.")
     pass_response_headers: PassedHeaders = Field(
         (), description="Upstream headers to let through that are otherwise removed: set-cookie, alt-svc, server."
+    )
+    format: RuleFormat = Field(
+        "auto",
+        description="Whose API the target speaks, so that tokens and cost are known. `auto` tells by the path; another path is"
+        " passed on untouched, as everything is with `none`.",
+    )
+    prices: Prices = Field(
+        default_factory=dict, description="What models cost on this rule, by name or beginning and `*`; wins over the tenant's."
+    )
+    usage_comment: bool = Field(
+        False, description="End event streams with a comment that tells tokens and cost, which headers tell of other replies."
     )
     active: bool = Field(True, description="An inactive rule does not match.")
     plugin_chain: Chain = Field((), description="Plugins of this rule, besides the tenant's required ones.")

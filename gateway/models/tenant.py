@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from gateway.model_price import Prices
 from gateway.models.base import DisplayName, Document, Metadata, Slug
 from gateway.models.limit import Limits
 from gateway.models.plugin_ref import PluginEntry
@@ -31,6 +32,8 @@ Subdomain = Annotated[str, AfterValidator(_subdomain)]
 PluginName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9_-]{0,62})$")]
 PluginNames = Annotated[tuple[PluginName, ...], Field(max_length=100), AfterValidator(_plugin_names)]
 RequiredPlugins = Annotated[dict[Slug, PluginEntry], Field(max_length=50)]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+ModelAliases = Annotated[dict[ModelName, ModelName], Field(max_length=200)]
 Status = Literal["active", "suspended"]
 
 
@@ -43,6 +46,11 @@ class NewTenant(Document):
     enabled_plugins: PluginNames = Field((ALL_PLUGINS,), description="Plugins its rules may use; `*` means all that exist.")
     required_plugins: RequiredPlugins = Field(default_factory=dict, description="Plugins that run for every rule, by name.")
     limits: Limits = Field((), description="Limits of this tenant over all rules, whatever their plugins say.")
+    model_aliases: ModelAliases = Field(
+        default_factory=dict,
+        description="Names of your own for models: a request for the alias is sent, counted and priced as one for the model.",
+    )
+    prices: Prices = Field(default_factory=dict, description="What models cost this tenant, by name or beginning and `*`.")
     metadata: Metadata = Field(default_factory=dict, description="Text of your own.")
 
 

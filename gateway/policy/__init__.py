@@ -1,6 +1,8 @@
 """What holds for a tenant's requests: its configuration compiled, the plan of one request, the answer of a refusal."""
 
-from gateway.policy.binding import bind_limits, limits_of_request, units_of
+from gateway.policy.accounting import NOTHING, Accounting, Demand, Spent
+from gateway.policy.binding import units_of
+from gateway.policy.call import Call, endpoint_for, is_decided_by_body, is_readable, renamed_path, sent_body
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import check_inspected_length, check_length, check_target
@@ -8,18 +10,23 @@ from gateway.policy.explain import Description, Explainer, Explanation, SeenLimi
 from gateway.policy.facts import RequestFacts
 from gateway.policy.forecast import seeded_state
 from gateway.policy.named_model import named_model
-from gateway.policy.plan import BODILESS, Plan, check_model, model_of, plan_request
+from gateway.policy.plan import BODILESS, Plan, plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
 from gateway.policy.spending import spent_by_ledger
+from gateway.policy.terms import Terms, terms_of
 
 __all__ = [
     "BEFORE_CHAIN",
     "BODILESS",
+    "NOTHING",
+    "Accounting",
+    "Call",
     "CompiledKey",
     "CompiledRule",
     "CompiledTenant",
     "Compiler",
+    "Demand",
     "Description",
     "Explainer",
     "Explanation",
@@ -27,18 +34,22 @@ __all__ = [
     "Recent",
     "RequestFacts",
     "SeenLimit",
+    "Spent",
+    "Terms",
     "Verdict",
-    "bind_limits",
     "check_inspected_length",
     "check_length",
-    "check_model",
     "check_target",
-    "limits_of_request",
-    "model_of",
+    "endpoint_for",
+    "is_decided_by_body",
+    "is_readable",
     "named_model",
     "plan_request",
     "refusal_of",
+    "renamed_path",
     "seeded_state",
+    "sent_body",
     "spent_by_ledger",
+    "terms_of",
     "units_of",
 ]

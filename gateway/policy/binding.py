@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from gateway.errors import InvalidHeader
+from gateway.policy.accounting import Demand
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.store import BoundLimit, PlacedLimit, limit_of
@@ -18,16 +19,21 @@ MOST_KEPT = 64
 _OF_KEY_AND_RULE = frozenset({"api_key", "rule"})
 
 
-def limits_of_request(head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None) -> Sequence[BoundLimit]:
+def limits_of_request(
+    head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None, demand: Demand | None
+) -> Sequence[BoundLimit]:
     """The limits of the key and the rule, completed. Raises InvalidHeader.
 
-    Where nothing in them differs between the requests of a key, that is done once.
+    Where nothing in them differs between the requests of a key, that is done once. Requests that call no model, so that there
+    is no ``demand``, are not limited in tokens or cost.
     """
     kept = key.bound.get(rule.info.id)
     if kept is not None and kept[0] is rule:
         return kept[1]
     limits = (*key.limits, *rule.limits)
-    bound = bind_limits(limits, head, key, rule, model)
+    bound = bind_limits(limits, head, key, rule, model, demand)
+    if rule.is_measured or key.is_measured:
+        return bound
     if all(limit.spec.cost.header is None and _OF_KEY_AND_RULE.issuperset(limit.levels) for limit in limits):
         if len(key.bound) >= MOST_KEPT:
             key.bound.clear()
@@ -36,13 +42,23 @@ def limits_of_request(head: RequestFacts, key: CompiledKey, rule: CompiledRule, 
 
 
 def bind_limits(
-    limits: Sequence[PlacedLimit], head: RequestFacts, key: CompiledKey, rule: CompiledRule, model: str | None
+    limits: Sequence[PlacedLimit],
+    head: RequestFacts,
+    key: CompiledKey,
+    rule: CompiledRule,
+    model: str | None,
+    demand: Demand | None,
 ) -> list[BoundLimit]:
     """Complete the limits with what this request has on their levels and what it costs. Raises InvalidHeader."""
     bound = []
     for limit in limits:
         cost = limit.spec.cost
-        units = cost.units if cost.header is None else _units(head, cost.header, cost.units)
+        if limit.spec.is_measured:
+            if demand is None:
+                continue
+            units = demand.units(limit.spec)
+        else:
+            units = cost.units if cost.header is None else _units(head, cost.header, cost.units)
         if limit.levels:
             values = tuple([_level(level, head, key, rule, model) for level in limit.levels])
             bound.append(BoundLimit(limit, limit_of(limit.key, values), units, values))

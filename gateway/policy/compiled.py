@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from gateway.errors import GatewayError
 from gateway.headers import ForwardedFields, ReturnedFields
+from gateway.models import RuleFormat
 from gateway.pipeline import Chain
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
+from gateway.prices import PriceList
 from gateway.routing import Matcher, Route, upstream_path
 from gateway.store import BoundLimit, Keyspace, PlacedLimit
 from gateway.targets import Target
@@ -18,17 +20,27 @@ from gateway.targets.addresses import IPNetwork
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledRule:
-    """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail."""
+    """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail.
+
+    ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's and
+    the tenant's. ``is_measured`` if one of the limits counts what only the reply tells.
+    """
 
     info: RuleInfo
     strip_path: bool
     target: Target
     forwarded: ForwardedFields
+    plainly_forwarded: ForwardedFields
     returned: ReturnedFields
     retries: int | None
     chain: Chain
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
+    is_measured: bool
+    format: RuleFormat
+    usage_comment: bool
+    aliases: Mapping[str, str]
+    prices: tuple[PriceList, ...]
     fault: GatewayError | None = None
 
     def url(self, path: str, query: str) -> str:
@@ -75,4 +87,5 @@ class CompiledKey:
     networks: tuple[IPNetwork, ...] | None
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
+    is_measured: bool
     bound: dict[str, tuple[CompiledRule, Sequence[BoundLimit]]] = field(default_factory=dict)

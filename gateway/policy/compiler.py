@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import logging
+from functools import partial
 
 from gateway.config import Config
 from gateway.errors import GatewayError, InternalError
@@ -13,6 +14,7 @@ from gateway.models import ApiKey, Rule, Tenant, limit_specs
 from gateway.pipeline import Chain, Entry, OnFailure
 from gateway.plugin import ApiKeyInfo, RuleInfo, TenantInfo
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant, Placed
+from gateway.prices import PriceList
 from gateway.registry import Registry
 from gateway.routing import Matcher, Route
 from gateway.secrets import Vault, is_sealed
@@ -93,6 +95,7 @@ class Compiler:
             None if key.allowed_networks is None else tuple(ipaddress.ip_network(str(net)) for net in key.allowed_networks),
             limits,
             key.allowed_models is not None or any("model" in limit.levels for limit in limits),
+            any(limit.spec.is_measured for limit in limits),
         )
 
     def _rule(self, tenant: Tenant, rule: Rule, keyspace: Keyspace) -> CompiledRule:
@@ -113,16 +116,23 @@ class Compiler:
             fault = InternalError("This route is configured in a way that cannot be used; the log names the reason.")
             if isinstance(error, GatewayError):
                 fault.add_note(error.message)  # for the rule's owner; clients do not see it
+        fields = partial(ForwardedFields, headers, preserve_host=rule.preserve_host)
         return CompiledRule(
             info=RuleInfo(rule.id, rule.path, rule.target),
             strip_path=rule.strip_path,
             target=target,
-            forwarded=ForwardedFields(headers, preserve_host=rule.preserve_host, identity=chain.needs_reply_body),
+            forwarded=fields(identity=chain.needs_reply_body),
+            plainly_forwarded=fields(identity=True),
             returned=ReturnedFields(frozenset(name.lower().encode() for name in rule.pass_response_headers)),
             retries=rule.retry_attempts,
             chain=chain,
             limits=limits,
             needs_model=any("model" in limit.levels for limit in limits),
+            is_measured=any(limit.spec.is_measured for limit in limits),
+            format=rule.format,
+            usage_comment=rule.usage_comment,
+            aliases=tenant.model_aliases,
+            prices=tuple(PriceList(prices) for prices in (rule.prices, tenant.prices) if prices),
             fault=fault,
         )
 

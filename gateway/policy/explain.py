@@ -11,19 +11,22 @@ from pydantic import ValidationError
 
 from gateway.config import Config
 from gateway.errors import GatewayError, InternalError
+from gateway.formats import Asked
 from gateway.headers import RawHeaders, forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.models import Stage
 from gateway.pipeline import Chain, Entry, Stopped
 from gateway.plugin import Answer, Exchange, Headers, LimitState, Request
-from gateway.policy.binding import bind_limits
+from gateway.policy.accounting import Accounting
+from gateway.policy.call import Call, endpoint_for, is_decided_by_body, renamed_path
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import check_inspected_length, check_length, check_target
 from gateway.policy.forecast import admitted_state, seeded_state
-from gateway.policy.plan import check_model, model_of, plan_request
+from gateway.policy.plan import plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
+from gateway.policy.terms import Terms, terms_of, terms_of_call
 from gateway.registry import Registry
 from gateway.store import BoundLimit, Keyspace, Peeked, Stale
 
@@ -36,7 +39,10 @@ Spent = Callable[[str, BoundLimit, int], Awaitable[int]]
 
 @dataclass(slots=True)
 class Description:
-    """A request as it is described. ``body`` is None where it is not known; ``model`` is what it then names."""
+    """A request as it is described. ``body`` is None where it is not known.
+
+    ``model`` is what it then names, ``input_tokens`` what it has, and ``output_tokens`` the limit that it sets for its answer.
+    """
 
     method: str
     path: str
@@ -46,6 +52,8 @@ class Description:
     has_body: bool
     body: bytes | None
     model: str | None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +101,9 @@ class Explainer:
     ``peek`` reads the state of limits, ``spent`` what a budget without a count has spent until a moment.
     """
 
-    def __init__(self, registry: Registry, config: Config, peek: Peek, spent: Spent) -> None:
+    def __init__(self, registry: Registry, config: Config, accounting: Accounting, peek: Peek, spent: Spent) -> None:
         self._config = config
+        self._accounting = accounting
         self._peek = peek
         self._spent = spent
         self._limit_headers = limit_headers_in(config.limits.ratelimit_headers)
@@ -123,13 +132,12 @@ class Explainer:
         if planned is not None:
             return matched
         try:
-            model = self._model(asked, key, rule)
-            bound = bind_limits((*key.limits, *rule.limits), asked, key, rule, model)
+            terms = self._terms(asked, key, rule)
         except GatewayError as refusal:
             return replace(matched, refusal=refusal)
-        seen = await self._seen(tenant, bound, len(key.limits), rule)
+        seen = await self._seen(tenant, terms.limits, key, rule)
         exchange = _exchange(asked, tenant, key, rule, request_id)
-        return await self._run(replace(matched, limits=seen), asked, exchange, rule, has_read=_reads_model(key, rule))
+        return await self._run(replace(matched, limits=seen), asked, exchange, rule, terms)
 
     def _tenant(self, stale: Stale) -> CompiledTenant:
         # no two configurations have one version, of whatever tenant
@@ -139,31 +147,36 @@ class Explainer:
             self._tenants.put(stale.version, found)
         return found
 
-    def _model(self, asked: Description, key: CompiledKey, rule: CompiledRule) -> str | None:
-        if not _reads_model(key, rule):
-            return None
-        model = asked.model
+    def _terms(self, asked: Description, key: CompiledKey, rule: CompiledRule) -> Terms:
+        """Of a body that is not known, what is said of it stands in its place."""
+        endpoint = endpoint_for(rule, asked)
         if asked.body is not None:
-            check_inspected_length(len(asked.body), self._config.limits.max_inspected_bytes)
-            model = model_of(asked, asked.body)
-        check_model(key, asked, model)
-        return model
+            if is_decided_by_body(rule, key, endpoint):
+                check_inspected_length(len(asked.body), self._config.limits.max_inspected_bytes)
+            return terms_of(self._accounting, asked, key, rule, endpoint, asked.body)
+        model = asked.model or ""
+        if endpoint is None:
+            described = b"{}" if asked.model is None else json.dumps({"model": asked.model}).encode()
+            return terms_of(self._accounting, asked, key, rule, None, described)._replace(body=None)
+        call = Call(endpoint, Asked(model, max_output_tokens=asked.output_tokens), rule.aliases.get(model, model))
+        return terms_of_call(self._accounting, asked, key, rule, call, None, asked.input_tokens or 0)
 
     async def _seen(
-        self, tenant: CompiledTenant, bound: Sequence[BoundLimit], of_key: int, rule: CompiledRule
+        self, tenant: CompiledTenant, bound: Sequence[BoundLimit], key: CompiledKey, rule: CompiledRule
     ) -> list[SeenLimit]:
-        """The limits as they are; the first ``of_key`` are the key's own."""
+        """The limits as they are."""
         if not bound:
             return []
         peeked = await self._peek(tenant.keyspace, bound)
         found: list[SeenLimit] = []
+        keys_own = {placed.key for placed in key.limits}
         for index, (limit, peeked_state) in enumerate(zip(bound, peeked.states, strict=True)):
             spec, state = limit.placed.spec, peeked_state
             if index in peeked.unseeded:
                 spent = await self._spent(tenant.info.id, limit, peeked.now_ms)
                 state = seeded_state(state, spec, limit.cost, spent, peeked.now_ms)
             after = admitted_state(state, spec, limit.cost, peeked.now_ms)
-            found.append(SeenLimit(limit, state, after, "api_key" if index < of_key else _owner(rule, limit)))
+            found.append(SeenLimit(limit, state, after, "api_key" if limit.placed.key in keys_own else _owner(rule, limit)))
         return found
 
     async def _run(
@@ -172,8 +185,7 @@ class Explainer:
         asked: Description,
         exchange: Exchange,
         rule: CompiledRule,
-        *,
-        has_read: bool,
+        terms: Terms,
     ) -> Explanation:
         failed: list[str] = []
         chain = Chain(rule.chain.entries, self._config.limits.plugin_timeout, lambda name, _: failed.append(name))
@@ -186,9 +198,9 @@ class Explainer:
             states = [seen.after for seen in matched.limits]
         exchange.limits = tuple(states)
         try:
-            if asked.body is not None and (has_read or chain.reads_request_body_before(refused_at)):
-                check_inspected_length(len(asked.body), self._config.limits.max_inspected_bytes)
-                exchange.request.body = asked.body
+            if terms.body is not None and (terms.call or chain.reads_request_body_before(refused_at)):
+                check_inspected_length(len(terms.body), self._config.limits.max_inspected_bytes)
+                exchange.request.body = terms.body
         except GatewayError as error:
             return replace(matched, refusal=error)
         uncalled = _uncalled(chain, body_known=asked.body is not None)
@@ -205,13 +217,10 @@ class Explainer:
         if stopped is not None:
             return replace(ran, answer=exchange.answer if stopped.error is None else None)
         try:
-            return replace(ran, url=rule.url(exchange.request.path, exchange.request.query))
+            path = exchange.request.path if terms.call is None else renamed_path(terms.call, exchange.request.path)
+            return replace(ran, url=rule.url(path, exchange.request.query))
         except GatewayError as error:
             return replace(ran, refusal=error)
-
-
-def _reads_model(key: CompiledKey, rule: CompiledRule) -> bool:
-    return rule.needs_model or key.needs_model
 
 
 def _owner(rule: CompiledRule, limit: BoundLimit) -> Literal["tenant", "rule"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.errors import GatewayError, InvalidJson, NotAllowed, UnsupportedMediaType
@@ -52,9 +53,14 @@ def model_of(head: RequestFacts, body: bytes) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def check_model(key: CompiledKey, head: RequestFacts, model: str | None) -> None:
-    """Raises NotAllowed if the key is restricted to other models; a body that names none is not let through either."""
-    if key.models is None or model in key.models or (model is None and head.method in BODILESS and not head.has_body):
+def check_model(key: CompiledKey, head: RequestFacts, names: Sequence[str | None]) -> None:
+    """Raises NotAllowed if the key is restricted to other models; a body that names none is not let through either.
+
+    ``names`` are those by which the model goes: any of them may be the one that the key is allowed.
+    """
+    if key.models is None or any(name in key.models for name in names):
+        return
+    if not any(names) and head.method in BODILESS and not head.has_body:
         return
     raise NotAllowed("The API key may not use this model.", param="model")
 

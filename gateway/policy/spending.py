@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from gateway.store import BoundLimit, UsageStore
+from gateway.models import Unit
+from gateway.store import BoundLimit, Metric, UsageStore
+
+METRICS: Mapping[Unit, tuple[Metric, ...]] = {
+    "requests": ("requests",),
+    "tokens": ("input_tokens", "output_tokens"),
+    "input_tokens": ("input_tokens",),
+    "output_tokens": ("output_tokens",),
+    "usd": ("cost_nano_usd",),
+}
 
 
 async def spent_by_ledger(usage: UsageStore, tenant_id: str, limit: BoundLimit, now_ms: int) -> int:
@@ -12,7 +22,8 @@ async def spent_by_ledger(usage: UsageStore, tenant_id: str, limit: BoundLimit, 
     placed = limit.placed
     values = dict(zip(placed.levels, limit.values, strict=True))
     today = datetime.fromtimestamp(now_ms / 1_000, UTC).date()
-    return await usage.requests_of(
+    return await usage.sum_of(
+        METRICS[placed.spec.unit],
         tenant_id,
         today.replace(day=1) if placed.spec.period == "month" else today,
         today,

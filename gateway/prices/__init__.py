@@ -2,6 +2,6 @@
 
 from gateway.prices.book import PriceBook, PriceList, Quote
 from gateway.prices.catalogue import Catalogue
-from gateway.prices.price import Price
+from gateway.prices.price import MTOK, Price
 
-__all__ = ["Catalogue", "Price", "PriceBook", "PriceList", "Quote"]
+__all__ = ["MTOK", "Catalogue", "Price", "PriceBook", "PriceList", "Quote"]

@@ -11,7 +11,7 @@ from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
 from gateway.store.standing import Standing, read_standing
 from gateway.store.stores import Stores, open_stores
 from gateway.store.tenants import StoredTenant, TenantStore, new_tenant_id
-from gateway.store.usage import MAX_DAYS, UsageRow, UsageStore
+from gateway.store.usage import MAX_DAYS, Metric, UsageRow, UsageStore
 from gateway.store.writing import Once, Repeated, new_id
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Held",
     "Keyspace",
     "Known",
+    "Metric",
     "Once",
     "Peeked",
     "PlacedLimit",

@@ -7,9 +7,10 @@ hold none. Hashes are read in pieces: no command may keep the server from decidi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Literal
 
 from gateway.config.sections import MAX_RETENTION_DAYS
 from gateway.store.connect import Connection, store_errors
@@ -18,8 +19,17 @@ from gateway.store.keyspace import Keyspace
 MAX_DAYS = 400
 """Most days to ask for at once."""
 
-# requests, input, output and cached tokens, nano-USD: as they stand in a row
-_METRICS = {b"r:": 0, b"i:": 1, b"o:": 2, b"c:": 3, b"u:": 4}
+Metric = Literal["requests", "input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd"]
+
+# as they stand in a row
+_LETTERS: dict[Metric, str] = {
+    "requests": "r",
+    "input_tokens": "i",
+    "output_tokens": "o",
+    "cached_tokens": "c",
+    "cost_nano_usd": "u",
+}
+_METRICS = {f"{letter}:".encode(): index for index, letter in enumerate(_LETTERS.values())}
 
 # A server runs a pipeline to its end before it turns to other clients, so the bound is on all commands of one.
 _FIELDS_AT_ONCE = 2_000
@@ -57,8 +67,9 @@ class UsageStore:
         """All rows, by day."""
         return [row async for rows in self.days(tenant_id, first, last) for row in rows]
 
-    async def requests_of(
+    async def sum_of(
         self,
+        metrics: Sequence[Metric],
         tenant_id: str,
         first: date,
         last: date,
@@ -67,13 +78,14 @@ class UsageStore:
         rule_id: str | None = None,
         model: str | None = None,
     ) -> int:
-        """How many requests were counted, of one key, rule and model where these are given."""
+        """What was counted of these metrics together, of one key, rule and model where these are given."""
         wanted = [None if text is None else text.encode(errors="replace") for text in (key_id, rule_id, model)]
         total = 0
-        async for _, sums in self._read(tenant_id, first, last, b"r:*"):
-            for name, (requests, *_) in sums.items():
+        letters = "".join(_LETTERS[metric] for metric in metrics)
+        async for _, sums in self._read(tenant_id, first, last, f"[{letters}]:*".encode()):
+            for name, numbers in sums.items():
                 if all(text in (None, part) for text, part in zip(wanted, name.split(b":", 2), strict=True)):
-                    total += requests
+                    total += sum(numbers)  # the others were not read
         return total
 
     async def _read(

@@ -19,7 +19,7 @@ class Ledger:
         self.open = asyncio.Event()
         self.away = False
 
-    async def requests_of(self, tenant_id: str, first: date, last: date, **filters: Any) -> int:
+    async def sum_of(self, metrics: Any, tenant_id: str, first: date, last: date, **filters: Any) -> int:
         self.asked.append((tenant_id, first, last, filters))
         await self.open.wait()
         if self.away:

@@ -26,7 +26,7 @@ def test_the_name_of_a_day_is_in_the_slot_of_its_tenant():
 
 async def test_nothing_was_used(stores: Stores):
     assert await rows(stores) == []
-    assert await stores.usage.requests_of(A_TENANT, FIRST, LAST) == 0
+    assert await stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST) == 0
 
 
 async def test_a_row_has_all_that_one_key_rule_and_model_used_on_a_day(stores: Stores):
@@ -45,7 +45,7 @@ async def test_a_row_has_all_that_one_key_rule_and_model_used_on_a_day(stores: S
 async def test_a_model_is_what_the_request_said(stores: Stores, model: str):
     await used(stores.connection.client, "2026-01-02", model=model)
     assert [row.model for row in await rows(stores)] == [model]
-    assert await stores.usage.requests_of(A_TENANT, FIRST, LAST, model=model) == 1
+    assert await stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST, model=model) == 1
 
 
 async def test_what_is_no_text_and_what_is_no_metric_does_no_harm(stores: Stores):
@@ -54,7 +54,7 @@ async def test_what_is_no_text_and_what_is_no_metric_does_no_harm(stores: Stores
     await client.hset(ledger(A_TENANT, FIRST), "z:key_1:rule_1:m", 9)
     await client.hset(ledger(A_TENANT, FIRST), "r:short", 9)
     assert [(row.model, row.requests) for row in await rows(stores)] == [("\ufffd\ufffd", 2)]
-    assert await stores.usage.requests_of(A_TENANT, FIRST, LAST) == 2
+    assert await stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST) == 2
 
 
 async def test_both_ends_are_inclusive_and_other_tenants_are_not_read(stores: Stores):
@@ -65,7 +65,7 @@ async def test_both_ends_are_inclusive_and_other_tenants_are_not_read(stores: St
     assert [row.day for row in await rows(stores)] == [FIRST, LAST]
     assert [row.day for row in await rows(stores, LAST, LAST)] == [LAST]
     assert await rows(stores, LAST, FIRST) == []
-    assert await stores.usage.requests_of(A_TENANT, FIRST, LAST) == 2
+    assert await stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST) == 2
 
 
 async def test_days_come_in_order_with_those_that_have_nothing(stores: Stores):
@@ -74,7 +74,7 @@ async def test_days_come_in_order_with_those_that_have_nothing(stores: Stores):
         await used(stores.connection.client, (first + timedelta(number)).isoformat(), requests=number + 1)
     seen = [day async for day in stores.usage.days(A_TENANT, first, last + timedelta(1))]
     assert [[row.requests for row in day] for day in seen] == [*([number] for number in range(1, 401)), []]
-    assert await stores.usage.requests_of(A_TENANT, first, last) == sum(range(1, 401))
+    assert await stores.usage.sum_of(["requests"], A_TENANT, first, last) == sum(range(1, 401))
 
 
 async def test_the_last_day_there_is_can_be_asked_for(stores: Stores):
@@ -88,7 +88,7 @@ async def test_requests_are_counted_by_key_rule_and_model(stores: Stores):
         await used(client, "2026-01-06", key=key, rule=rule, model=model, requests=1 << number)
 
     async def count(**filters: str) -> int:
-        return await stores.usage.requests_of(A_TENANT, FIRST, LAST, **filters) // 2
+        return await stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST, **filters) // 2
 
     assert await count() == 0b11111111
     assert await count(key_id="a") == 0b00001111
@@ -106,14 +106,14 @@ async def test_a_large_day_is_read_in_pieces_that_are_each_complete_once(stores:
     found = await rows(stores)
     assert len(found) == 4_001
     assert {(row.requests, row.cost_nano_usd) for row in found if row.day == FIRST} == {(n + 1, n + 1) for n in range(4_000)}
-    assert await stores.usage.requests_of(A_TENANT, FIRST, FIRST) == sum(range(1, 4_001))
+    assert await stores.usage.sum_of(["requests"], A_TENANT, FIRST, FIRST) == sum(range(1, 4_001))
 
 
 async def test_no_command_asks_for_a_large_day_as_a_whole(real_stores: Stores):
     client = real_stores.connection.client
     await client.hset(ledger(A_TENANT, FIRST), mapping={f"r:key_{n}:rule_1:m": 1 for n in range(20_000)})
     await client.config_resetstat()
-    assert await real_stores.usage.requests_of(A_TENANT, FIRST, LAST) == 20_000
+    assert await real_stores.usage.sum_of(["requests"], A_TENANT, FIRST, LAST) == 20_000
     stats = await client.info("commandstats")
     assert {name for name in stats if name.startswith("cmdstat_h")} == {"cmdstat_hscan"}
     assert stats["cmdstat_hscan"]["calls"] >= 31 + 9
@@ -144,7 +144,7 @@ async def test_what_a_scan_shows_again_counts_once(stores: Stores):
     await client.hset(ledger(A_TENANT, FIRST), mapping={f"r:key_{number}:rule_1:m": 1 for number in range(6_000)})
     usage = UsageStore(replace(stores.connection, client=Repeating(client)))
     assert {row.requests for row in await usage.rows(A_TENANT, FIRST, FIRST)} == {1}
-    assert await usage.requests_of(A_TENANT, FIRST, FIRST) == 6_000
+    assert await usage.sum_of(["requests"], A_TENANT, FIRST, FIRST) == 6_000
 
 
 async def test_a_deleted_tenant_leaves_no_usage(stores: Stores):

@@ -1,0 +1,115 @@
+"""A request to a model: what it asks for, and what is sent to the target instead of what the client sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import quote
+
+from gateway.errors import GatewayError, InvalidJson, UnsupportedMediaType
+from gateway.formats import Asked, Endpoint, Fields, endpoint_of, read_fields, write_fields
+from gateway.policy.compiled import CompiledKey, CompiledRule
+from gateway.policy.facts import RequestFacts
+from gateway.routing import understood, upstream_path
+
+
+class Call(NamedTuple):
+    """``model`` is the name that the target is asked for. ``fields`` is None where the body was not read, or is no JSON object."""
+
+    endpoint: Endpoint
+    asked: Asked
+    model: str
+    fields: Fields | None = None
+
+
+def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
+    """What this request calls at the target, if that is understood.
+
+    Paths are compared by what the target would understand, so that no spelling avoids a limit of tokens.
+    """
+    if head.method != "POST" or rule.format == "none":
+        return None
+    try:
+        path = upstream_path(rule.info.path, rule.strip_path, head.path)
+    except GatewayError:
+        return None  # it will be refused where the URL is made
+    return endpoint_of(rule.format, understood(rule.target.path + path).rstrip("/"))
+
+
+def is_decided_by_body(rule: CompiledRule, key: CompiledKey, endpoint: Endpoint | None) -> bool:
+    """Whether the body must be read before the request can be decided."""
+    if rule.needs_model or key.needs_model:
+        return True
+    return endpoint is not None and (rule.is_measured or key.is_measured)
+
+
+def is_readable(head: RequestFacts) -> bool:
+    """Whether the body may be JSON as it is: neither a form nor compressed."""
+    for name, value in head.headers:
+        if name == b"content-type" and value.lower().startswith(b"multipart/"):
+            return False
+        if name == b"content-encoding" and value.lower() != b"identity":
+            return False
+    return True
+
+
+def read_call(
+    rule: CompiledRule, endpoint: Endpoint, head: RequestFacts, body: bytes | None, *, decides: bool
+) -> tuple[Call, bytes | None]:
+    """What the request asks for, and its body as it is to be understood.
+
+    A body whose top level is written in more than one way (spaces, escapes, a name given twice) is written anew, so that the
+    target reads what was read here. If something is decided by the body, one that cannot be read raises InvalidJson or
+    UnsupportedMediaType; forms excepted, whose usage only the reply tells.
+    """
+    if body is None or not is_readable(head):
+        if decides and body is not None and any(name == b"content-encoding" for name, _ in head.headers):
+            raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
+        return Call(endpoint, Asked(""), ""), body
+    fields = read_fields(body)
+    if fields is None:
+        if decides:
+            raise InvalidJson("The body must be a JSON object.")
+        return Call(endpoint, Asked(""), ""), body
+    asked = endpoint.asked(fields, understood(head.path))
+    understood_body = write_fields(fields)
+    model = rule.aliases.get(asked.model, asked.model)
+    return Call(endpoint, asked, model, fields), body if len(understood_body) == len(body) else understood_body
+
+
+def sent_body(call: Call, read: bytes, body: bytes, bound: int | None) -> tuple[bytes, bool]:
+    """What the target is sent, and whether its stream is asked for a usage that the client did not ask for.
+
+    ``read`` is the body that the call was read from, ``body`` what plugins have left of it; ``bound`` limits the output where
+    the client has set no limit.
+    """
+    fields = call.fields
+    if fields is not None and body is not read:
+        fields = read_fields(body)
+    if fields is None:
+        return body, False
+    changes: dict[str, bytes] = {}
+    if call.model != call.asked.model and "model" in fields:
+        changes["model"] = json.dumps(call.model).encode()
+    asks = call.endpoint.asks_for_usage(fields) if call.asked.streams else {}
+    changes.update(asks)
+    if bound is not None:
+        changes.update(call.endpoint.bounded(fields, bound))
+    if not changes:
+        return body, False
+    return write_fields({**fields, **changes}), bool(asks)
+
+
+def renamed_path(call: Call, path: str) -> str:
+    """The path to ask the target for, which may name the model (as Gemini's do), and by an alias."""
+    asked, model = call.asked.model, call.model
+    if asked == model:
+        return path
+    return understood(path).replace(f"/models/{asked}:", f"/models/{quote(model, safe='')}:", 1)
+
+
+def names_of(call: Call, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """The names under which a key may be allowed to ask for the model."""
+    asked = call.asked.model
+    return (asked, call.model) if asked in aliases else (call.model,)
