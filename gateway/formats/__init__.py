@@ -1,6 +1,21 @@
 """The formats of AI providers: what a request asks for, and what its reply has used. Pure: bytes in, values out."""
 
+from gateway.formats.detect import Format, endpoint_of
+from gateway.formats.document import read_fields, write_fields
 from gateway.formats.endpoint import Asked, Delivered, Endpoint, Fields, StreamReader
+from gateway.formats.stream_meter import StreamMeter
 from gateway.formats.usage import Usage
 
-__all__ = ["Asked", "Delivered", "Endpoint", "Fields", "StreamReader", "Usage"]
+__all__ = [
+    "Asked",
+    "Delivered",
+    "Endpoint",
+    "Fields",
+    "Format",
+    "StreamMeter",
+    "StreamReader",
+    "Usage",
+    "endpoint_of",
+    "read_fields",
+    "write_fields",
+]

@@ -50,7 +50,10 @@ class StreamReader(Protocol):
     """True once the stream has reported an error."""
 
     def read(self, data: bytes) -> bool:
-        """Take the data of one event. True if the event carries nothing but the usage that was asked for on the client's behalf."""
+        """Take the data of one event.
+
+        True if the event carries nothing but the usage that was asked for on the client's behalf.
+        """
 
     def delivered(self) -> Delivered:
         """What came until now."""
@@ -63,7 +66,10 @@ class Endpoint(Protocol):
     """Such as ``openai.chat``."""
 
     def asked(self, fields: Fields, path: str) -> Asked:
-        """What a JSON request asks for; ``path`` is the upstream's. Fields of a form that the provider would refuse are ignored."""
+        """What a JSON request asks for; ``path`` is the upstream's.
+
+        Fields of a form that the provider would refuse are ignored.
+        """
 
     def asks_for_usage(self, fields: Fields) -> dict[str, bytes]:
         """The fields to replace so that a stream tells its usage at its end; empty if it does so by itself or is asked to."""

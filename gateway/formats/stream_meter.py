@@ -1,0 +1,91 @@
+"""A stream on its way to the client: read on the side and, where we asked for its usage, as if we had not."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from gateway.formats.endpoint import StreamReader
+from gateway.formats.json_array import ArraySplitter
+from gateway.formats.reading import UNREADABLE
+from gateway.formats.sse import SseSplitter
+
+# A match is always a member: inside a string the quotes would be escaped. Which object it belongs to is another question.
+_NULL_USAGE = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|(?<=\{)[ \t]*"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*')
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+class _Told(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_Told).decode
+
+
+class StreamMeter:
+    """Feeds a reader with the events of a stream.
+
+    They are server-sent, or the elements of a JSON array (Gemini without ``alt=sse``). The first byte tells which: no line
+    of an event stream begins with a bracket.
+
+    With ``hides_usage`` the client sees what it would have seen if the request had not asked for usage: events that carry
+    nothing else are left out, and so is the ``"usage":null`` that OpenAI then puts into all the others. An event is held
+    back until it is complete. Without, every chunk is passed on as it is.
+    """
+
+    __slots__ = ("_hides_usage", "_reader", "_splitter")
+
+    def __init__(self, reader: StreamReader, *, hides_usage: bool) -> None:
+        self._reader = reader
+        self._hides_usage = hides_usage
+        self._splitter: SseSplitter | ArraySplitter | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take a chunk of the stream; what is to be passed on now."""
+        splitter = self._splitter
+        if splitter is None:
+            if not chunk:
+                return chunk
+            splitter = self._splitter = ArraySplitter() if chunk.lstrip()[:1] == b"[" else SseSplitter()
+        events = splitter.feed(chunk)
+        if self._hides_usage:
+            return self._shown(events, chunk)
+        read = self._reader.read
+        for _, data in events:
+            if data:
+                read(data)
+        return chunk
+
+    def flush(self) -> bytes:
+        """Take the end of the stream; what was held back."""
+        if self._splitter is None:
+            return b""
+        shown = self._shown(self._splitter.flush(), b"")
+        return shown if self._hides_usage else b""
+
+    def _shown(self, events: list[tuple[bytes, bytes]], chunk: bytes) -> bytes:
+        shown = []
+        for raw, data in events:
+            if not (data and self._reader.read(data)):
+                shown.append(_without_null_usage(raw, data) if b'"usage"' in data else raw)
+        if len(shown) == 1:
+            return shown[0]
+        together = b"".join(shown)
+        return chunk if together == chunk else together
+
+
+def _without_null_usage(raw: bytes, data: bytes) -> bytes:
+    try:
+        if bytes(_decode(data).usage) != b"null":
+            return raw
+    except UNREADABLE:
+        return raw
+    start = raw.find(b"{")
+    return raw[:start] + _NULL_USAGE.sub(_unless_nested, raw[start:])
+
+
+def _unless_nested(match: re.Match[bytes]) -> bytes:
+    before = _STRING.sub(b"", match.string[: match.start()])
+    opened = before.count(b"{") + before.count(b"[") - before.count(b"}") - before.count(b"]")
+    return b"" if opened == 1 else match[0]
