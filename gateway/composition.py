@@ -17,12 +17,15 @@ from gateway.admin import create_admin_app
 from gateway.config import Config, RedisSettings
 from gateway.demo_upstream import DemoSettings, create_demo_upstream
 from gateway.errors import GatewayError
+from gateway.policy import Accounting
+from gateway.prices import Catalogue, Price, PriceBook, PriceList
 from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
 from gateway.serving import ASGIApp, Listener, serve
 from gateway.store import EmbeddedServer, Stores, connect, describe, open_stores
 from gateway.telemetry import AccessLog, Metrics
+from gateway.tokens import TokenCounter
 
 _LOG = logging.getLogger("gateway")
 
@@ -117,6 +120,14 @@ def master_key(config: Config, *, own: bool) -> bytes | None:
     return local_master_key(config.redis.data_dir) if own else None
 
 
+def open_accounting(config: Config) -> Accounting:
+    """What counts tokens and knows prices. Reading the catalogue takes a moment."""
+    prices = config.prices
+    fallback = Price.of(prices.fallback) if prices.unknown_model == "price" else None
+    book = PriceBook(Catalogue(), fallback, PriceList(prices.models))
+    return Accounting(TokenCounter(exact=True), book, config.limits.default_output_tokens)
+
+
 async def run_servers(
     config: Config,
     parts: Collection[str],
@@ -166,15 +177,17 @@ async def serve_parts(
     """Serve until the shutdown; on ``sockets`` if they are bound already. Raises ConfigurationError."""
     registry = Registry.load([Path(path) for path in config.plugins.paths])
     vault = Vault(master_key(config, own=own_key))
+    accounting = open_accounting(config)
     apps: dict[str, ASGIApp] = {}
     if "admin" in parts:
-        apps["admin"] = create_admin_app(stores, registry, vault, config, draining=shutdown.leaving.is_set)
+        apps["admin"] = create_admin_app(stores, registry, vault, config, accounting, draining=shutdown.leaving.is_set)
     if "proxy" in parts:
         proxy_parts = ProxyParts(
             config=config,
             stores=stores,
             registry=registry,
             vault=vault,
+            accounting=accounting,
             metrics=metrics,
             access_log=AccessLog(sys.stdout if config.log.access else None),
             draining=shutdown.leaving.is_set,

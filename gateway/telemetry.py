@@ -30,12 +30,16 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from gateway.formats import Usage
+from gateway.money import NANO
+
 _LOG = logging.getLogger("gateway")
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 MAX_METHOD_LOGGED = 16
 MAX_PATH_LOGGED = 512
+MAX_MODEL_LOGGED = 200
 MAX_LINES = 1_000
 FLUSH_EVERY_MS = 100
 WHOLE_BYTES = 4_096
@@ -44,7 +48,11 @@ WHOLE_BYTES = 4_096
 
 @dataclass(slots=True)
 class Visit:
-    """What is noted of one request on its way. Empty texts where it did not come that far; status 499: the client left."""
+    """What is noted of one request on its way. Empty texts where it did not come that far; status 499: the client left.
+
+    ``usage`` and ``cost_nano_usd`` are set if a model was called; ``is_estimate`` if the target did not tell how many tokens
+    that took, ``is_priced`` is false if nobody knows what the model costs.
+    """
 
     request_id: str
     method: str = ""
@@ -59,6 +67,11 @@ class Visit:
     bytes_out: int = 0
     admission_ms: float | None = None
     upstream_ms: float | None = None
+    model: str = ""
+    usage: Usage | None = None
+    cost_nano_usd: int = 0
+    is_estimate: bool = False
+    is_priced: bool = True
 
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -80,6 +93,7 @@ class Metrics:
         # looking a series up by its labels takes longer than counting
         self._ended: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._upstream: dict[str, Callable[[float], None]] = {}
+        self._called: dict[tuple[str, str], tuple[Callable[[float], None], ...]] = {}
         self._is_shared = SHARED_METRICS in os.environ
         self._read_in_flight: Callable[[], int] | None = None
         self.requests = Counter("gateway_requests", "Requests answered.", ["tenant", "rule", "status"], registry=registry)
@@ -108,6 +122,22 @@ class Metrics:
         )
         self.plugin_failures = Counter(
             "gateway_plugin_failures", "Plugins that raised or ran too long.", ["plugin", "stage"], registry=registry
+        )
+        self.tokens = Counter(
+            "gateway_tokens",
+            "Tokens of calls to models: input (cached ones among them), cached, output.",
+            ["tenant", "rule", "type"],
+            registry=registry,
+        )
+        self.cost = Counter("gateway_cost_usd", "What calls to models have cost.", ["tenant", "rule"], registry=registry)
+        self.estimated = Counter(
+            "gateway_estimated_calls",
+            "Calls whose tokens were counted here, as the target did not tell.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.unpriced = Counter(
+            "gateway_unpriced_calls", "Calls of models whose price is not known.", ["tenant"], registry=registry
         )
         self.unsettled = Counter(
             "gateway_unsettled_admissions", "Admissions that the store could not be told the end of.", registry=registry
@@ -148,6 +178,25 @@ class Metrics:
             if upstream is None:
                 upstream = self._upstream[visit.tenant] = self.upstream_seconds.labels(visit.tenant).observe
             upstream(visit.upstream_ms / 1_000)
+        if visit.usage is not None:
+            self._observe_call(visit, visit.usage)
+
+    def _observe_call(self, visit: Visit, usage: Usage) -> None:
+        labels = visit.tenant, visit.rule
+        series = self._called.get(labels)
+        if series is None:
+            of_type = [self.tokens.labels(*labels, kind).inc for kind in ("input", "output", "cached")]
+            series = self._called[labels] = (*of_type, self.cost.labels(*labels).inc)
+        count_input, count_output, count_cached, count_cost = series
+        count_input(usage.input_tokens)
+        count_output(usage.output_tokens)
+        count_cost(visit.cost_nano_usd / NANO)
+        if usage.cached_tokens:
+            count_cached(usage.cached_tokens)
+        if visit.is_estimate:
+            self.estimated.labels(visit.tenant).inc()
+        if not visit.is_priced:
+            self.unpriced.labels(visit.tenant).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """The text format and its media type."""
@@ -182,7 +231,8 @@ class AccessLog:
             f'"rule":{_quoted(visit.rule)},"key_id":{_quoted(visit.key_id)},"client_ip":{_quoted(visit.client_ip)},'
             f'"method":{_quoted(visit.method[:MAX_METHOD_LOGGED])},"path":{_quoted(visit.path[:MAX_PATH_LOGGED])},'
             f'"status":{visit.status},"code":{_quoted(visit.code)},"bytes_in":{visit.bytes_in},"bytes_out":{visit.bytes_out},'
-            f'"admission_ms":{_ms(visit.admission_ms)},"upstream_ms":{_ms(visit.upstream_ms)},"total_ms":{_ms(total_ms)}}}\n'
+            f'"admission_ms":{_ms(visit.admission_ms)},"upstream_ms":{_ms(visit.upstream_ms)},"total_ms":{_ms(total_ms)}'
+            f"{_call_fields(visit)}}}\n"
         )
         if self._task is None or len(self._lines) >= MAX_LINES:
             self.flush()
@@ -253,6 +303,17 @@ def start_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _call_fields(visit: Visit) -> str:
+    """What is logged of a call to a model, besides what is logged of every request."""
+    usage = visit.usage
+    if usage is None:
+        return ""
+    return (
+        f',"model":{_quoted(visit.model[:MAX_MODEL_LOGGED])},"input_tokens":{usage.input_tokens},'
+        f'"output_tokens":{usage.output_tokens},"cached_tokens":{usage.cached_tokens},"cost_nano_usd":{visit.cost_nano_usd}'
+    )
 
 
 def _ms(value: float | None) -> str:

@@ -210,6 +210,7 @@ async def running_proxy(
             "server": {"base_domain": BASE_DOMAIN, "drain_delay": 0, "drain_timeout": "2s", "engine": ENGINE, **(server or {})},
             "upstream": {"allowed_networks": "127.0.0.0/8", **(upstream or {})},
             "limits": dict(limits or {}),
+            "prices": dict(prices or {}),
         }
     )
     settings = patient(store_url).model_copy(update=dict(redis or {}))
@@ -219,7 +220,9 @@ async def running_proxy(
         metrics, log, leaving = Metrics(), io.StringIO(), asyncio.Event()
         vault = Vault(MASTER_KEY)
         app = create_proxy_app(
-            ProxyParts(config, stores, registry_with(*plugins), vault, metrics, AccessLog(log), leaving.is_set)
+            ProxyParts(
+                config, stores, registry_with(*plugins), vault, open_accounting(config), metrics, AccessLog(log), leaving.is_set
+            )
         )
         bound: asyncio.Future[Mapping[str, tuple[str, int]]] = asyncio.get_running_loop().create_future()
         shutdown = asyncio.Event()

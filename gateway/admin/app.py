@@ -22,6 +22,7 @@ from gateway.admin.tenants import tenants_blueprint
 from gateway.admin.usage import usage_blueprint
 from gateway.config import Config, is_loopback
 from gateway.errors import NotAllowed
+from gateway.policy import Accounting
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Stores
@@ -41,6 +42,7 @@ def create_admin_app(
     registry: Registry,
     vault: Vault,
     config: Config,
+    accounting: Accounting,
     *,
     draining: Callable[[], bool] = _never,
     failed_logins_per_minute: int = FAILED_LOGINS_PER_MINUTE,
@@ -49,7 +51,7 @@ def create_admin_app(
     app = Quart("gateway.admin", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False
-    parts = Parts(stores, registry, vault, config)
+    parts = Parts(stores, registry, vault, config, accounting)
     authenticator = Authenticator(stores, config.server, FailedLogins(failed_logins_per_minute))
     install_error_handlers(app)
     _install_gate(app, authenticator, config)

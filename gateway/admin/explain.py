@@ -29,7 +29,11 @@ def explain_blueprint(parts: Parts) -> Blueprint:
     """The route of dry runs."""
     blueprint = Blueprint("explain", __name__)
     explainer = Explainer(
-        parts.registry, parts.config, parts.stores.admissions.peek, partial(spent_by_ledger, parts.stores.usage)
+        parts.registry,
+        parts.config,
+        parts.accounting,
+        parts.stores.admissions.peek,
+        partial(spent_by_ledger, parts.stores.usage),
     )
 
     @operation(

@@ -51,10 +51,10 @@ def _fields(value: dict[str, str]) -> dict[str, str]:
 
 
 class Tokens(Document):
-    """An estimate of what a request uses."""
+    """What a request uses at most."""
 
-    input: Annotated[int, Field(ge=0, le=10**12)] | None = None
-    output: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    input: Annotated[int, Field(ge=0, le=10**9, description="Unset means none.")] | None = None
+    output: Annotated[int, Field(ge=1, le=10**9, description="Unset means that the request sets no bound.")] | None = None
 
 
 class ExplainRequest(Document):
@@ -79,22 +79,25 @@ class ExplainRequest(Document):
         description="The JSON body, taken as compact JSON in UTF-8. Not given, it is unknown; GET, HEAD, DELETE, OPTIONS and"
         " requests with `content-length: 0` then have none.",
     )
-    tokens: Tokens | None = Field(None, description="What the request is expected to use. No limit counts tokens yet.")
+    tokens: Tokens | None = Field(None, description="What the request uses at most, for when the body itself is not given.")
 
     def description(self, caller_ip: str) -> Description:
         """What the policy explains. Raises InvalidField if body and model contradict each other."""
         path, _, query = self.path.partition("?")
+        tokens = self.tokens or Tokens()
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         client_ip = str(self.client_ip or caller_ip)
         if self.body is not None:
             named = self.body.get("model") if isinstance(self.body, dict) else None
             if self.model is not None and self.model != named:
                 raise InvalidField("model: the body says something else", param="model")
+            if self.tokens is not None:
+                raise InvalidField("tokens: the body says that itself", param="tokens")
             if not any(name == b"content-type" for name, _ in headers):
                 headers.append((b"content-type", b"application/json"))
-            body = json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
+            given = json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
             model = named if isinstance(named, str) else None
-            return Description(self.method, path, query, headers, client_ip, True, body, model)
+            return Description(self.method, path, query, headers, client_ip, True, given, model)
         declared = self.headers.get("content-length")
         if self.model is not None:
             if declared is not None and int(declared) == 0:
@@ -102,7 +105,10 @@ class ExplainRequest(Document):
             has_body = True
         else:
             has_body = self.method not in BODILESS if declared is None else int(declared) > 0
-        return Description(self.method, path, query, headers, client_ip, has_body, None if has_body else b"", self.model)
+        body = None if has_body else b""
+        return Description(
+            self.method, path, query, headers, client_ip, has_body, body, self.model, tokens.input, tokens.output
+        )
 
 
 class ExplainedRequest(BaseModel):

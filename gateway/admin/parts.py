@@ -10,6 +10,7 @@ from quart import Blueprint, g
 
 from gateway.admin.auth import Caller
 from gateway.config import Config
+from gateway.policy import Accounting
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Stores
@@ -23,6 +24,7 @@ class Parts:
     registry: Registry
     vault: Vault
     config: Config
+    accounting: Accounting
 
 
 def caller() -> Caller:

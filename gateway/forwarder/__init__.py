@@ -6,7 +6,8 @@ and response objects, which are most of what a request costs, are left out: ``re
 
 from gateway.forwarder.forwarder import Forwarder
 from gateway.forwarder.pool import ForbiddenAddress
+from gateway.forwarder.relay import PassOn
 from gateway.forwarder.reply import BodyBroken, UpstreamReply
 from gateway.forwarder.upload import Body
 
-__all__ = ["Body", "BodyBroken", "ForbiddenAddress", "Forwarder", "UpstreamReply"]
+__all__ = ["Body", "BodyBroken", "ForbiddenAddress", "Forwarder", "PassOn", "UpstreamReply"]

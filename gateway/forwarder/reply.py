@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from typing import cast
 
@@ -43,6 +42,11 @@ class UpstreamReply:
         self._ends_at = ends_at
         self.status: int = message.code
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the target did what was asked."""
+        return 200 <= self.status <= 299
 
     async def next_chunk(self) -> bytes:
         """What has arrived of the body, undecoded, or what arrives next; empty once it is complete.
@@ -96,18 +100,23 @@ class UpstreamReply:
 
     async def read(self, limit_bytes: int) -> bytes | None:
         """The whole body, or None if it is longer than the limit. Raises BodyBroken."""
+        body, is_whole = await self.read_up_to(limit_bytes)
+        return body if is_whole else None
+
+    async def read_up_to(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """The whole body, and True; of one that is longer than the limit what came by then, and False. Raises BodyBroken."""
         whole = self.take()
         if whole is not None:
-            return whole if len(whole) <= limit_bytes else None
+            return whole, len(whole) <= limit_bytes
         parts: list[bytes] = []
         size = 0
-        async with contextlib.aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > limit_bytes:
-                    return None
-                parts.append(chunk)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        while size <= limit_bytes:
+            chunk = await self.next_chunk()
+            if not chunk:
+                break
+            size += len(chunk)
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts), size <= limit_bytes
 
     def close(self) -> None:
         """Give the connection back if request and reply have come to their ends, else drop it. May be called twice."""

@@ -11,6 +11,7 @@ See ``docs/plugins.md`` for a walk through writing one.
 """
 
 from gateway.errors import GatewayError, InvalidJson
+from gateway.formats import Usage
 from gateway.models import Cost, Limit, LimitKind, LimitSpec, Stage, limit_specs
 from gateway.plugin.definition import LimitScope, Plugin, Settings
 from gateway.plugin.exchange import (
@@ -60,6 +61,7 @@ __all__ = [
     "Stage",
     "TenantInfo",
     "Timings",
+    "Usage",
     "limit_specs",
     "parse_json",
     "texts_of",

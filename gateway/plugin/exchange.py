@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gateway.errors import GatewayError
+from gateway.formats import Usage
 from gateway.plugin.header_list import Headers
 from gateway.plugin.strict_json import parse_json
 
@@ -152,7 +153,8 @@ class Exchange:
     """The only thing that travels through a chain. ``notes`` is for plugins to leave each other values.
 
     ``costs`` is for what a request turned out to cost, by the name of a limit: until the reply is sent, a plugin that declares
-    limits may correct here what was charged before the first plugin ran.
+    limits may correct here what was charged before the first plugin ran. ``usage`` and ``cost_nano_usd`` are what a model has
+    used, once that is known: in `post_response`.
     """
 
     request_id: str
@@ -165,4 +167,6 @@ class Exchange:
     answer: Answer | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, int] = field(default_factory=dict)
+    usage: Usage | None = None
+    cost_nano_usd: int | None = None
     timings: Timings = field(default_factory=Timings)

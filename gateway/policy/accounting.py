@@ -99,10 +99,24 @@ class Accounting:
         """What the provider says was used, at its price."""
         return Spent(usage, price.cost_nano_usd(usage))
 
-    def counted(self, call: Call, price: Price, demand: Demand, delivered: Delivered) -> Spent:
-        """What a call has used of which the provider told nothing: its input, and what was delivered; at most what was reserved."""
-        input_tokens = min(self._counter.input_tokens(call.asked), demand.input_tokens)
-        usage = Usage(input_tokens, min(delivered_tokens(*delivered), demand.output_tokens))
+    def most_output_tokens(self, call: Call, demand: Demand | None) -> int:
+        """What a call is taken to have written at most, where nobody tells."""
+        if demand is not None:
+            return demand.output_tokens
+        per_answer = call.asked.max_output_tokens
+        return (self._default_output if per_answer is None else per_answer) * max(1, call.asked.answers)
+
+    def counted(self, call: Call, price: Price, most_output_tokens: int, delivered: Delivered) -> Spent:
+        """What a call has used of which the provider told nothing: its input, and what was delivered."""
+        usage = Usage(self._counter.input_tokens(call.asked), min(delivered_tokens(*delivered), most_output_tokens))
+        return Spent(usage, price.cost_nano_usd(usage), is_estimate=True)
+
+    def at_least(self, price: Price, told: Usage, most_output_tokens: int, delivered: Delivered) -> Spent:
+        """What a stream has used that told its usage before it was cut: no less than it has delivered."""
+        counted = min(delivered_tokens(*delivered), most_output_tokens)
+        if counted <= told.output_tokens:
+            return self.spent(price, told)
+        usage = told._replace(output_tokens=counted)
         return Spent(usage, price.cost_nano_usd(usage), is_estimate=True)
 
 

@@ -15,7 +15,7 @@ from gateway.routing import understood, upstream_path
 
 
 class Call(NamedTuple):
-    """``model`` is the name that the target is asked for. ``fields`` is None where the body was not read, or is no JSON object."""
+    """``model`` is the name that the target is asked for. ``fields`` is None where no JSON object was read."""
 
     endpoint: Endpoint
     asked: Asked
@@ -28,13 +28,13 @@ def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
 
     Paths are compared by what the target would understand, so that no spelling avoids a limit of tokens.
     """
-    if head.method != "POST" or rule.format == "none":
+    if rule.format == "none":
         return None
     try:
         path = upstream_path(rule.info.path, rule.strip_path, head.path)
     except GatewayError:
         return None  # it will be refused where the URL is made
-    return endpoint_of(rule.format, understood(rule.target.path + path).rstrip("/"))
+    return endpoint_of(rule.format, head.method, understood(rule.target.path + path).rstrip("/"))
 
 
 def is_decided_by_body(rule: CompiledRule, key: CompiledKey, endpoint: Endpoint | None) -> bool:
@@ -78,7 +78,7 @@ def read_call(
     return Call(endpoint, asked, model, fields), body if len(understood_body) == len(body) else understood_body
 
 
-def sent_body(call: Call, read: bytes, body: bytes, bound: int | None) -> tuple[bytes, bool]:
+def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) -> tuple[bytes, bool]:
     """What the target is sent, and whether its stream is asked for a usage that the client did not ask for.
 
     ``read`` is the body that the call was read from, ``body`` what plugins have left of it; ``bound`` limits the output where

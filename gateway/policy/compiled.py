@@ -22,8 +22,8 @@ from gateway.targets.addresses import IPNetwork
 class CompiledRule:
     """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail.
 
-    ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's and
-    the tenant's. ``is_measured`` if one of the limits counts what only the reply tells.
+    ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's
+    and the tenant's. ``is_measured`` if one of the limits counts what only the reply tells.
     """
 
     info: RuleInfo

@@ -59,7 +59,10 @@ def terms_of_call(
     body: bytes | None,
     input_tokens: int | None = None,
 ) -> Terms:
-    """The same of a call that was read; ``input_tokens`` if somebody knows them. Raises NotAllowed, UnknownModel, InvalidHeader."""
+    """The same of a call that was read; ``input_tokens`` if somebody knows them.
+
+    Raises NotAllowed, UnknownModel, InvalidHeader.
+    """
     check_model(key, head, names_of(call, rule.aliases))
     quote = accounting.quote(rule, call.model)
     demand = None

@@ -16,7 +16,19 @@ from gateway.errors import (
     TenantSuspended,
     UnknownTenant,
 )
-from gateway.policy import CompiledKey, CompiledRule, CompiledTenant, check_model, limits_of_request, model_of, plan_request
+from gateway.formats import Endpoint
+from gateway.policy import (
+    Accounting,
+    CompiledKey,
+    CompiledRule,
+    CompiledTenant,
+    Terms,
+    endpoint_for,
+    is_decided_by_body,
+    is_readable,
+    plan_request,
+    terms_of,
+)
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.outcome import Outcome
@@ -40,16 +52,14 @@ class Caller(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """A decided request. ``body`` and ``model`` are set if a limit or the key needed to read it."""
+    """A decided request, and the terms on which it was."""
 
     id: str
     tenant: CompiledTenant
     key: CompiledKey
     rule: CompiledRule
-    limits: Sequence[BoundLimit]
+    terms: Terms
     admission: Admission
-    body: bytes | None
-    model: str | None
 
 
 class Admitter:
@@ -63,6 +73,7 @@ class Admitter:
         settler: Settler,
         seeding: Seeding,
         renewer: Renewer,
+        accounting: Accounting,
         max_inspected_bytes: int,
     ) -> None:
         self._admissions = admissions
@@ -71,6 +82,7 @@ class Admitter:
         self._settler = settler
         self._seeding = seeding
         self._renewer = renewer
+        self._accounting = accounting
         self._max_inspected_bytes = max_inspected_bytes
 
     async def identify(self, head: RequestHead) -> Caller:
@@ -111,28 +123,28 @@ class Admitter:
         keyspace = self._configurations.keyspace(caller.subdomain)
         ticket_id = secrets.token_hex(16)
         read: bytes | None = None
-        model: str | None = None
         for _ in range(MAX_ROUNDS):
             tenant = configurations.tenant(caller.subdomain)
             key = configurations.key(caller.subdomain, caller.digest)
             known = configurations.known(tenant, key)
             plan = plan_request(tenant, key, head)
             rule, refusal = plan.rule, plan.refusal
-            limits: Sequence[BoundLimit] = ()
+            terms = Terms()
             if key is not None and rule is not None and refusal is None:
-                if rule.needs_model or key.needs_model:
-                    if read is None and (body.length is None or body.length > EARLY_BODY_BYTES):
+                endpoint = endpoint_for(rule, head)
+                if read is None and self._is_to_be_read(head, body, key, rule, endpoint):
+                    if body.length is None or body.length > EARLY_BODY_BYTES:
                         # authentication before cost: only a good key makes us read a large body
                         stale = await self._admissions.validate(keyspace, caller.digest, known)
                         if stale is not None:
                             configurations.update(caller.subdomain, caller.digest, stale)
                             continue
-                    if read is None:
-                        read = await body.read(self._max_inspected_bytes)
-                    model, refusal = _model(head, key, read)
-                if refusal is None:
-                    limits, refusal = _bound(head, key, rule, model)
-            outcome = await self._ask(keyspace, caller, ticket_id, limits, known)
+                    read = await body.read(self._max_inspected_bytes)
+                try:
+                    terms = terms_of(self._accounting, head, key, rule, endpoint, read)
+                except GatewayError as error:
+                    refusal = error
+            outcome = await self._ask(keyspace, caller, ticket_id, terms.limits, known)
             if isinstance(outcome, Stale):
                 configurations.update(caller.subdomain, caller.digest, outcome)
                 continue
@@ -144,9 +156,19 @@ class Admitter:
                 await self._seeding.seed(tenant.info.id, outcome)
                 continue
             if outcome.admitted:
-                self._renewer.keep(keyspace, ticket_id, limits, outcome)
-            return Ticket(ticket_id, tenant, key, rule, limits, outcome, read, model)
+                self._renewer.keep(keyspace, ticket_id, terms.limits, outcome)
+            return Ticket(ticket_id, tenant, key, rule, terms, outcome)
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
+
+    def _is_to_be_read(
+        self, head: RequestHead, body: RequestBody, key: CompiledKey, rule: CompiledRule, endpoint: Endpoint | None
+    ) -> bool:
+        """Whether to read the body now: it decides about the request, or tells what is called and is not too long for that."""
+        if is_decided_by_body(rule, key, endpoint):
+            return endpoint is None or rule.needs_model or key.needs_model or is_readable(head)
+        if endpoint is None or not head.has_body or not is_readable(head):
+            return False
+        return body.length is None or body.length <= self._max_inspected_bytes
 
     def knows(self, caller: Caller) -> bool:
         """True if the caller's tenant was seen in the store."""
@@ -162,7 +184,8 @@ class Admitter:
             return
         self._renewer.let_go(ticket.id)
         dues: list[Due] = []
-        for limit, state in zip(ticket.limits, ticket.admission.states, strict=True):
+        terms = ticket.terms
+        for limit, state in zip(terms.limits, ticket.admission.states, strict=True):
             if state.refuses:
                 continue  # a shadow limit that counted nothing
             actual = outcome.cost_of(limit)
@@ -172,8 +195,19 @@ class Admitter:
                 dues.append((limit, actual))
         used = None
         if outcome.exchange is not None:
-            used = Used(ticket.tenant.info.id, ticket.key.info.id, ticket.rule.info.id, outcome.model_of(ticket.model))
-        if ticket.limits or used:  # also with nothing due: the marker of what is in flight would stay for an hour
+            model = outcome.model_of(terms.model)
+            usage, cost_nano_usd, _ = outcome.spent
+            used = Used(
+                ticket.tenant.info.id,
+                ticket.key.info.id,
+                ticket.rule.info.id,
+                model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cached_tokens,
+                cost_nano_usd=cost_nano_usd,
+            )
+        if terms.limits or used:  # also with nothing due: the marker of what is in flight would stay for an hour
             now_ms = ticket.admission.now_ms
             self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))
 
@@ -191,21 +225,3 @@ class Admitter:
             raise
         self._settler.store_answers()
         return outcome
-
-
-def _model(head: RequestHead, key: CompiledKey, body: bytes) -> tuple[str | None, GatewayError | None]:
-    try:
-        model = model_of(head, body)
-        check_model(key, head, model)
-    except GatewayError as refusal:
-        return None, refusal
-    return model, None
-
-
-def _bound(
-    head: RequestHead, key: CompiledKey, rule: CompiledRule, model: str | None
-) -> tuple[Sequence[BoundLimit], GatewayError | None]:
-    try:
-        return limits_of_request(head, key, rule, model), None
-    except GatewayError as refusal:
-        return (), refusal

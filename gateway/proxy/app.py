@@ -9,7 +9,7 @@ from quart import Quart, Response
 
 from gateway.config import Config
 from gateway.forwarder import Forwarder
-from gateway.policy import Compiler
+from gateway.policy import Accounting, Compiler
 from gateway.proxy.admitter import Admitter
 from gateway.proxy.background import Background
 from gateway.proxy.configurations import Configurations
@@ -38,6 +38,7 @@ class ProxyParts:
     stores: Stores
     registry: Registry
     vault: Vault
+    accounting: Accounting
     metrics: Metrics
     access_log: AccessLog
     draining: Callable[[], bool]
@@ -67,7 +68,14 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     seeding = Seeding(parts.stores.admissions, parts.stores.usage)
     settler = Settler(settlements, config.limits.lease, parts.metrics.unsettled.inc)
     admitter = Admitter(
-        parts.stores.admissions, Configurations(compiler), domains, settler, seeding, renewer, config.limits.max_inspected_bytes
+        parts.stores.admissions,
+        Configurations(compiler),
+        domains,
+        settler,
+        seeding,
+        renewer,
+        parts.accounting,
+        config.limits.max_inspected_bytes,
     )
 
     @app.before_serving
@@ -91,7 +99,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
         config=config,
         domains=domains,
         admitter=admitter,
-        forwarding=Forwarding(admitter, forwarder, background, watches, config.limits),
+        forwarding=Forwarding(admitter, parts.accounting, forwarder, background, watches, config.limits),
         gate=gate,
         metrics=parts.metrics,
         access_log=parts.access_log,

@@ -8,19 +8,21 @@ from time import perf_counter
 from typing import Any, cast
 
 from gateway.config import LimitsSettings
-from gateway.errors import InternalError, UpstreamAuthFailed, UpstreamUnreachable
-from gateway.forwarder import BodyBroken, Forwarder, UpstreamReply
+from gateway.errors import GatewayError, UpstreamAuthFailed
+from gateway.forwarder import Forwarder
 from gateway.headers import forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
-from gateway.policy import refusal_of
+from gateway.policy import Accounting, refusal_of, renamed_path, sent_body
 from gateway.proxy.admitter import Admitter, Ticket
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
+from gateway.proxy.metering import Metering
 from gateway.proxy.outcome import Outcome
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
+from gateway.proxy.returning import Returning, is_event_stream
 from gateway.telemetry import Visit
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -34,12 +36,14 @@ class Forwarding:
     def __init__(
         self,
         admitter: Admitter,
+        accounting: Accounting,
         forwarder: Forwarder,
         background: Background,
         watches: LeaveWatches,
         limits: LimitsSettings,
     ) -> None:
         self._admitter = admitter
+        self._accounting = accounting
         self._forwarder = forwarder
         self._background = background
         self._watches = watches
@@ -53,6 +57,7 @@ class Forwarding:
         exchange = _exchange_of(ticket, head, visit)
         watch = LeaveWatch(self._watches, body)
         outcome = Outcome()
+        metering = self._metering_of(ticket)
         try:
             refused_at, refusal = (None, None) if ticket.admission.admitted else refusal_of(states)
             if exchange.request.body is None and chain.reads_request_body_before(refused_at):
@@ -61,7 +66,7 @@ class Forwarding:
             if refused_at is not None or chain.sees_request:
                 stopped = await chain.pre_request(exchange, refused_at, refusal)
             outcome.reached = len(chain.entries) if stopped is None else stopped.index
-            if ticket.limits:
+            if ticket.terms.limits:
                 told = states if stopped is None else [state for state in states if state.entry <= outcome.reached]
                 reply.extra = self._limit_headers(told)
             if stopped is not None and stopped.error is not None:
@@ -70,7 +75,7 @@ class Forwarding:
             if exchange.answer is not None:
                 await self._answer(ticket, exchange, exchange.answer, reply)
             else:
-                await self._forward(ticket, head, body, exchange, reply, visit, watch, outcome)
+                await self._forward(ticket, head, body, exchange, reply, visit, watch, outcome, metering)
         except asyncio.CancelledError:
             if watch.left:
                 cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
@@ -78,6 +83,9 @@ class Forwarding:
             raise
         finally:
             watch.stop()
+            if metering is not None:
+                outcome.spent = metering.spent()
+                _note(outcome, exchange, visit, metering)
             self._admitter.settle(ticket, outcome)
             if chain.observes:
                 exchange.timings.total_ms = (perf_counter() - began) * 1_000
@@ -99,6 +107,7 @@ class Forwarding:
         visit: Visit,
         watch: LeaveWatch,
         outcome: Outcome,
+        metering: Metering | None,
     ) -> None:
         rule, request = ticket.rule, exchange.request
         if request.body is None and (body.complete or (body.length is not None and body.length <= READ_AT_ONCE_BYTES)):
@@ -107,90 +116,83 @@ class Forwarding:
             watch.start()
         else:
             body.on_complete = watch.start
-        payload = body if request.body is None else request.body or None
-        url = rule.url(request.path, request.query)
-        headers = rule.forwarded.over(
+        path, sent, hides_usage = _sent(ticket, request)
+        url = rule.url(path, request.query)
+        fields = rule.forwarded if metering is None else rule.plainly_forwarded
+        headers = fields.over(
             request.headers.raw,
             client_ip=head.client_ip,
             scheme=head.scheme,
             authority=head.authority,
             request_id=exchange.request_id,
-            length=body.length if request.body is None else None,
+            length=body.length if sent is None else None,
         )
+        payload = body if sent is None else sent or None
         began = perf_counter()
-        upstream = await self._forwarder.open(rule.target, request.method, url, headers, payload, rule.retries)
+        if metering is not None:
+            metering.forwarded()
+        try:
+            upstream = await self._forwarder.open(rule.target, request.method, url, headers, payload, rule.retries)
+        except GatewayError:
+            if metering is not None:
+                metering.refused()
+            raise
         try:
             visit.upstream_ms = exchange.timings.upstream_ms = (perf_counter() - began) * 1_000
+            if metering is not None and not upstream.is_success:
+                metering.refused()
             if upstream.status in (401, 403):
                 _LOG.warning("target %s of rule %s answered %d", rule.target.origin, rule.info.id, upstream.status)
                 raise UpstreamAuthFailed(headers=[("x-should-retry", "false")])
             received = Headers(rule.returned(upstream.raw_headers))
             exchange.reply = Reply(upstream.status, received)
-            outcome.note_reply(ticket.limits, received)
+            outcome.note_reply(ticket.terms.limits, received)
+            returning = Returning(
+                exchange, upstream, reply, watch, metering, hides_usage=hides_usage, comments=rule.usage_comment
+            )
             chain = rule.chain
             if chain.sees_reply:
                 await chain.post_request(exchange)
-                if chain.needs_reply_body and not _is_event_stream(received):
-                    exchange.reply.body = await self._read_reply(upstream)
+                if chain.needs_reply_body and not is_event_stream(received):
+                    exchange.reply.body = await returning.read(self._limits.max_inspected_bytes)
                 await chain.pre_response(exchange)
-            await self._send(exchange, upstream, reply, watch, checked=not chain.sees_reply)
+            await returning.send(checked=not chain.sees_reply)
         finally:
             upstream.close()
 
-    async def _read_reply(self, upstream: UpstreamReply) -> bytes:
-        try:
-            body = await upstream.read(self._limits.max_inspected_bytes)
-        except BodyBroken as error:
-            raise UpstreamUnreachable("The target of this route broke off its reply.") from error
-        if body is None:
-            raise UpstreamUnreachable("The target's reply is longer than what the plugins of this route may read.")
-        return body
+    def _metering_of(self, ticket: Ticket) -> Metering | None:
+        """Of a request that calls a model and may be forwarded."""
+        call, quote = ticket.terms.call, ticket.terms.quote
+        if call is None or quote is None:
+            return None
+        return Metering(self._accounting, call, quote, self._accounting.most_output_tokens(call, ticket.terms.demand))
 
-    async def _send(
-        self, exchange: Exchange, upstream: UpstreamReply, reply: ReplyWriter, watch: LeaveWatch, *, checked: bool
-    ) -> None:
-        answered = exchange.reply
-        if answered is None:
-            raise InternalError from AssertionError("a plugin removed the reply")
-        if answered.body is not None and exchange.request.method != "HEAD":
-            watch.stop()
-            await reply.whole(answered.status, answered.headers.raw, answered.body)
-            return
-        await reply.start(answered.status, answered.headers.raw, checked=checked)
-        whole = upstream.take()
-        try:
-            if whole is None:
-                while chunk := await upstream.next_chunk():
-                    if watch.left:  # a plugin has swallowed the cancellation
-                        raise ClientLeft
-                    await reply.write(chunk)
-                    await upstream.relay(reply.pass_on)
-        except BodyBroken as error:
-            _LOG.info("reply of request %s broke off: %s", exchange.request_id, error)
-            failure = UpstreamUnreachable("The target of this route broke off its reply.")
-            reply.note(failure)
-            if _takes_an_event(answered.headers):
-                await reply.broken_event(failure)
-            return
-        # the server reports the end of its own reply like a client that leaves
-        watch.stop()
-        await reply.end(whole or b"")
+
+def _sent(ticket: Ticket, request: Request) -> tuple[str, bytes | None, bool]:
+    """Path and body for the target, None for one that is not read; and whether a usage will come that must be hidden."""
+    terms, path, body = ticket.terms, request.path, request.body
+    call = terms.call
+    if call is None or body is None:
+        return path, body, False
+    bound = None if terms.demand is None else terms.demand.bound
+    sent, hides_usage = sent_body(call, terms.body, body, bound)
+    return renamed_path(call, path), sent, hides_usage
+
+
+def _note(outcome: Outcome, exchange: Exchange, visit: Visit, metering: Metering) -> None:
+    """For plugins that observe, the metrics and the log."""
+    spent = outcome.spent
+    exchange.usage, exchange.cost_nano_usd = spent.usage, spent.cost_nano_usd
+    visit.model = metering.call.model
+    visit.usage, visit.cost_nano_usd = spent.usage, spent.cost_nano_usd
+    visit.is_estimate, visit.is_priced = spent.is_estimate, metering.is_priced
 
 
 def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
     secret = (head.secret or "").encode("latin-1")
     headers = Headers(forwarded(head.headers, secret))
-    request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.body, head.has_body)
+    request = Request(head.method, head.path, head.query, headers, head.client_ip, ticket.terms.body, head.has_body)
     states = ticket.admission.states
     exchange = Exchange(visit.request_id, request, ticket.tenant.info, ticket.key.info, ticket.rule.info, limits=states)
     exchange.timings.admission_ms = visit.admission_ms
     return exchange
-
-
-def _is_event_stream(headers: Headers) -> bool:
-    return (headers.get("content-type") or "").lower().startswith("text/event-stream")
-
-
-def _takes_an_event(headers: Headers) -> bool:
-    """A stream that is compressed, or whose length was announced, has no place for an event of ours."""
-    return _is_event_stream(headers) and "content-encoding" not in headers and "content-length" not in headers

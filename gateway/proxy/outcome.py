@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.plugin import Exchange, Headers
-from gateway.policy import named_model, units_of
+from gateway.policy import NOTHING, Spent, named_model, units_of
 from gateway.store import BoundLimit
 
 NOWHERE = -2
@@ -18,11 +18,12 @@ class Outcome:
     """How far a request has come, and what is known of its cost by then.
 
     ``reached`` is the chain entry it came to; limits of the key and the tenant stand at -1. ``exchange`` is set when the target
-    or a plugin is asked for an answer: from then on the request counts as used.
+    or a plugin is asked for an answer: from then on the request counts as used. ``spent`` is what the model has used.
     """
 
     reached: int = NOWHERE
     exchange: Exchange | None = None
+    spent: Spent = NOTHING
     _told: dict[str, int] = field(default_factory=dict)
 
     def note_reply(self, limits: Sequence[BoundLimit], headers: Headers) -> None:
@@ -42,6 +43,8 @@ class Outcome:
         said = None if self.exchange is None else self.exchange.costs.get(spec.name)
         if isinstance(said, int):  # plugins may be wrong, and settlement must go on
             return min(max(0, said), MAX_UNITS)
+        if spec.is_measured:
+            return self.spent.units(spec.unit)
         return None if spec.cost.reply_header is None else self._told.get(spec.cost.reply_header)
 
     def model_of(self, known: str | None) -> str:

@@ -219,7 +219,7 @@ def without_times(body):
 
 
 async def explain(gateway, tenant, **description):
-    app = create_admin_app(gateway.stores, registry_with(*PLUGINS), gateway.vault, gateway.config)
+    app = create_admin_app(gateway.stores, registry_with(*PLUGINS), gateway.vault, gateway.config, open_accounting(gateway.config))
     headers = {"authorization": f"Bearer {tenant.secret}", "content-type": "application/json"}
     path = f"/api/v1/tenants/{tenant.id}/explain"
     response = await app.test_client().post(path, headers=headers, data=json.dumps(description))

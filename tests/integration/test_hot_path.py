@@ -46,6 +46,7 @@ async def hot(store_url):
             gateway.stores,
             built_in_plugins(),
             gateway.vault,
+            open_accounting(gateway.config),
             gateway.metrics,
             AccessLog(gateway.log),
             lambda: False,

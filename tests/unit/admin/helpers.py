@@ -107,7 +107,7 @@ def an_app(
     """``token`` makes an operator; ``server`` and ``upstream`` are sections of the configuration, ``options`` the app's."""
     config = Config(server={"admin_token": token, **dict(server)}, upstream=dict(upstream))
     options = {"failed_logins_per_minute": 10_000} | options
-    return create_admin_app(stores, Registry.load((), entry_points=False), Vault(master_key), config, **options)
+    return create_admin_app(stores, Registry.load((), entry_points=False), Vault(master_key), config, open_accounting(config), **options)
 
 
 async def an_admin(*, token: str | None = None, **options) -> Admin:

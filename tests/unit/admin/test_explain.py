@@ -115,14 +115,14 @@ class Scene:
         described = {"method": "POST", "path": "/v1/chat", "query": "", "headers": [], "client_ip": "127.0.0.1"}
         asked = Description(**(described | {"has_body": False, "body": b"", "model": None} | facts))
         for _ in range(times):
-            explainer = Explainer(Registry.load((), entry_points=False), Config(), charge, spent)
+            explainer = Explainer(Registry.load((), entry_points=False), Config(), open_accounting(Config()), charge, spent)
             await explainer.explain(asked, standing.outcome, "req")
 
 
 async def a_scene(*, chain=(), token=None, plugins=(), rule=(), **tenant) -> Scene:
     admin = await an_admin(token=token)
     if plugins:
-        admin.app = create_admin_app(admin.stores, registry_with(*plugins), Vault(b"k" * 32), Config())
+        admin.app = create_admin_app(admin.stores, registry_with(*plugins), Vault(b"k" * 32), Config(), open_accounting(Config()))
     made = await admin.tenant(**tenant)
     scene = Scene(admin, made)
     if rule is not None:
