@@ -120,11 +120,11 @@ def master_key(config: Config, *, own: bool) -> bytes | None:
     return local_master_key(config.redis.data_dir) if own else None
 
 
-def open_accounting(config: Config) -> Accounting:
-    """What counts tokens and knows prices. Reading the catalogue takes a moment."""
+def accounting_of(config: Config, catalogue: Catalogue) -> Accounting:
+    """What counts tokens and knows prices, as configured."""
     prices = config.prices
     fallback = Price.of(prices.fallback) if prices.unknown_model == "price" else None
-    book = PriceBook(Catalogue(), fallback, PriceList(prices.models))
+    book = PriceBook(catalogue, fallback, PriceList(prices.models))
     return Accounting(TokenCounter(exact=True), book, config.limits.default_output_tokens)
 
 
@@ -177,7 +177,7 @@ async def serve_parts(
     """Serve until the shutdown; on ``sockets`` if they are bound already. Raises ConfigurationError."""
     registry = Registry.load([Path(path) for path in config.plugins.paths])
     vault = Vault(master_key(config, own=own_key))
-    accounting = open_accounting(config)
+    accounting = accounting_of(config, Catalogue.bundled())
     apps: dict[str, ASGIApp] = {}
     if "admin" in parts:
         apps["admin"] = create_admin_app(stores, registry, vault, config, accounting, draining=shutdown.leaving.is_set)

@@ -89,7 +89,7 @@ def upstream_path(rule_path: str, strip_path: bool, raw_path: str) -> str:
 
 
 def understood(path: str) -> str:
-    """A path as a target would read it: percent-encoding undone, empty segments dropped; encoded slashes are refused elsewhere."""
+    """A path as a target would read it: without percent-encoding and empty segments; encoded slashes are refused elsewhere."""
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
     return _SLASHES.sub("/", path) if "//" in path else path

@@ -7,8 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gateway.composition import accounting_of
+from gateway.config import Config
 from gateway.models import NewRule, NewTenant, Rule, Tenant
 from gateway.plugin import ApiKeyInfo, Exchange, Headers, LimitState, Plugin, Reply, Request, RuleInfo, Stage, TenantInfo
+from gateway.policy import Accounting
+from gateway.prices import Catalogue
 from gateway.registry import Registry
 
 WHEN = "2026-01-31T12:00:00.000Z"
@@ -22,6 +26,14 @@ def _headers(given: Fields) -> Headers:
 
 def _bytes(body: Any) -> bytes | None:
     return body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+
+
+_catalogue = functools.cache(Catalogue.bundled)  # takes a moment to read, and never changes
+
+
+def an_accounting(config: Config | None = None) -> Accounting:
+    """As configured, with the prices that are public."""
+    return accounting_of(config or Config(), _catalogue())
 
 
 def a_request(

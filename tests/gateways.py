@@ -28,7 +28,7 @@ from gateway.secrets import Vault
 from gateway.serving import Listener, serve
 from gateway.store import Stores, connect, new_id, new_tenant_id, open_stores
 from gateway.telemetry import AccessLog, Metrics
-from tests.builders import built_in_plugins
+from tests.builders import an_accounting, built_in_plugins
 from tests.engines import ENGINE
 from tests.stores import patient
 from tests.wire import Fields, Message, Wire, connected_to, eventually
@@ -203,6 +203,7 @@ async def running_proxy(
     upstream: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
     redis: Mapping[str, Any] | None = None,
+    prices: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve a proxy on a free port. ``plugins`` are installed besides the built-in ones."""
     config = Config.model_validate(
@@ -221,7 +222,7 @@ async def running_proxy(
         vault = Vault(MASTER_KEY)
         app = create_proxy_app(
             ProxyParts(
-                config, stores, registry_with(*plugins), vault, open_accounting(config), metrics, AccessLog(log), leaving.is_set
+                config, stores, registry_with(*plugins), vault, an_accounting(config), metrics, AccessLog(log), leaving.is_set
             )
         )
         bound: asyncio.Future[Mapping[str, tuple[str, int]]] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,7 @@
 """The formats of AI providers: what a request asks for, and what its reply has used. Pure: bytes in, values out."""
 
 from gateway.formats.detect import Format, endpoint_of
-from gateway.formats.document import read_fields, write_fields
+from gateway.formats.document import is_plainly_written, read_fields, write_fields
 from gateway.formats.endpoint import Asked, Delivered, Endpoint, Fields, StreamReader
 from gateway.formats.stream_meter import StreamMeter
 from gateway.formats.usage import Usage
@@ -16,6 +16,7 @@ __all__ = [
     "StreamReader",
     "Usage",
     "endpoint_of",
+    "is_plainly_written",
     "read_fields",
     "write_fields",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from gateway.errors import GatewayError, InvalidJson, UnsupportedMediaType
-from gateway.formats import Asked, Endpoint, Fields, endpoint_of, read_fields, write_fields
+from gateway.formats import Asked, Endpoint, Fields, endpoint_of, is_plainly_written, read_fields, write_fields
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.routing import understood, upstream_path
@@ -59,8 +59,8 @@ def read_call(
 ) -> tuple[Call, bytes | None]:
     """What the request asks for, and its body as it is to be understood.
 
-    A body whose top level is written in more than one way (spaces, escapes, a name given twice) is written anew, so that the
-    target reads what was read here. If something is decided by the body, one that cannot be read raises InvalidJson or
+    A body that another parser might read otherwise, such as one that names a field twice, is written anew, so that the target
+    reads what was read here. If something is decided by the body, one that cannot be read raises InvalidJson or
     UnsupportedMediaType; forms excepted, whose usage only the reply tells.
     """
     if body is None or not is_readable(head):
@@ -73,9 +73,8 @@ def read_call(
             raise InvalidJson("The body must be a JSON object.")
         return Call(endpoint, Asked(""), ""), body
     asked = endpoint.asked(fields, understood(head.path))
-    understood_body = write_fields(fields)
     model = rule.aliases.get(asked.model, asked.model)
-    return Call(endpoint, asked, model, fields), body if len(understood_body) == len(body) else understood_body
+    return Call(endpoint, asked, model, fields), body if is_plainly_written(body, fields) else write_fields(fields)
 
 
 def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) -> tuple[bytes, bool]:

@@ -151,9 +151,11 @@ class Explainer:
         """Of a body that is not known, what is said of it stands in its place."""
         endpoint = endpoint_for(rule, asked)
         if asked.body is not None:
-            if is_decided_by_body(rule, key, endpoint):
+            decides = is_decided_by_body(rule, key, endpoint)
+            if decides:
                 check_inspected_length(len(asked.body), self._config.limits.max_inspected_bytes)
-            return terms_of(self._accounting, asked, key, rule, endpoint, asked.body)
+            terms = terms_of(self._accounting, asked, key, rule, endpoint, asked.body)
+            return terms if decides or endpoint is not None else terms._replace(body=None)
         model = asked.model or ""
         if endpoint is None:
             described = b"{}" if asked.model is None else json.dumps({"model": asked.model}).encode()
@@ -198,9 +200,10 @@ class Explainer:
             states = [seen.after for seen in matched.limits]
         exchange.limits = tuple(states)
         try:
-            if terms.body is not None and (terms.call or chain.reads_request_body_before(refused_at)):
-                check_inspected_length(len(terms.body), self._config.limits.max_inspected_bytes)
-                exchange.request.body = terms.body
+            exchange.request.body = terms.body
+            if terms.body is None and asked.body is not None and chain.reads_request_body_before(refused_at):
+                check_inspected_length(len(asked.body), self._config.limits.max_inspected_bytes)
+                exchange.request.body = asked.body
         except GatewayError as error:
             return replace(matched, refusal=error)
         uncalled = _uncalled(chain, body_known=asked.body is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.formats import Delivered, StreamMeter, StreamReader, Usage, usage_at_end
+from gateway.formats import Delivered, StreamMeter, StreamReader, Usage
 from gateway.headers import RawHeaders
 from gateway.money import format_usd
 from gateway.policy import NOTHING, Accounting, Call, Spent
@@ -29,7 +29,7 @@ class LongReply:
 
     def usage(self) -> Usage | None:
         """What the ends tell."""
-        return usage_at_end(self._last) or usage_at_end(self._first)
+        return None
 
 
 class Metering:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import InternalError, UpstreamUnreachable
-from gateway.forwarder import BodyBroken, PassOn, UpstreamReply
 from gateway.formats import StreamMeter
+from gateway.forwarder import BodyBroken, PassOn, UpstreamReply
 from gateway.headers import RawHeaders
 from gateway.plugin import Exchange, Headers
 from gateway.proxy.leave_watch import LeaveWatch

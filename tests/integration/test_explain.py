@@ -11,6 +11,7 @@ import pytest
 from gateway import virtual_key
 from gateway.admin import create_admin_app
 from gateway.plugin import Answer, Plugin, Reject, Settings
+from tests.builders import an_accounting
 from tests.engines import engine_differs
 from tests.gateways import registry_with, running_proxy
 from tests.stores import dump
@@ -219,7 +220,9 @@ def without_times(body):
 
 
 async def explain(gateway, tenant, **description):
-    app = create_admin_app(gateway.stores, registry_with(*PLUGINS), gateway.vault, gateway.config, open_accounting(gateway.config))
+    app = create_admin_app(
+        gateway.stores, registry_with(*PLUGINS), gateway.vault, gateway.config, an_accounting(gateway.config)
+    )
     headers = {"authorization": f"Bearer {tenant.secret}", "content-type": "application/json"}
     path = f"/api/v1/tenants/{tenant.id}/explain"
     response = await app.test_client().post(path, headers=headers, data=json.dumps(description))

@@ -14,7 +14,7 @@ from quart.wrappers import Request
 from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.telemetry import AccessLog
 from tests.asgi import a_scope, status_of
-from tests.builders import built_in_plugins
+from tests.builders import an_accounting, built_in_plugins
 from tests.gateways import running_proxy
 from tests.servers import valkey_server
 from tests.wire import an_upstream
@@ -46,7 +46,7 @@ async def hot(store_url):
             gateway.stores,
             built_in_plugins(),
             gateway.vault,
-            open_accounting(gateway.config),
+            an_accounting(gateway.config),
             gateway.metrics,
             AccessLog(gateway.log),
             lambda: False,

@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Connection, open_stores
+from tests.builders import an_accounting
 
 OPERATOR = "operator-token-of-the-tests"
 MASTER_KEY = b"k" * 32
@@ -107,7 +108,9 @@ def an_app(
     """``token`` makes an operator; ``server`` and ``upstream`` are sections of the configuration, ``options`` the app's."""
     config = Config(server={"admin_token": token, **dict(server)}, upstream=dict(upstream))
     options = {"failed_logins_per_minute": 10_000} | options
-    return create_admin_app(stores, Registry.load((), entry_points=False), Vault(master_key), config, open_accounting(config), **options)
+    return create_admin_app(
+        stores, Registry.load((), entry_points=False), Vault(master_key), config, an_accounting(config), **options
+    )
 
 
 async def an_admin(*, token: str | None = None, **options) -> Admin:

@@ -13,6 +13,7 @@ from gateway.policy import Description, Explainer
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Admission, Known, Peeked, Unseeded, read_standing
+from tests.builders import an_accounting
 from tests.gateways import registry_with
 from tests.stores import dump
 from tests.unit.admin.helpers import OPERATOR, Admin, an_admin, an_app
@@ -115,14 +116,14 @@ class Scene:
         described = {"method": "POST", "path": "/v1/chat", "query": "", "headers": [], "client_ip": "127.0.0.1"}
         asked = Description(**(described | {"has_body": False, "body": b"", "model": None} | facts))
         for _ in range(times):
-            explainer = Explainer(Registry.load((), entry_points=False), Config(), open_accounting(Config()), charge, spent)
+            explainer = Explainer(Registry.load((), entry_points=False), Config(), an_accounting(Config()), charge, spent)
             await explainer.explain(asked, standing.outcome, "req")
 
 
 async def a_scene(*, chain=(), token=None, plugins=(), rule=(), **tenant) -> Scene:
     admin = await an_admin(token=token)
     if plugins:
-        admin.app = create_admin_app(admin.stores, registry_with(*plugins), Vault(b"k" * 32), Config(), open_accounting(Config()))
+        admin.app = create_admin_app(admin.stores, registry_with(*plugins), Vault(b"k" * 32), Config(), an_accounting(Config()))
     made = await admin.tenant(**tenant)
     scene = Scene(admin, made)
     if rule is not None:
