@@ -3,10 +3,12 @@
 from gateway.formats.detect import Format, endpoint_of
 from gateway.formats.document import read_fields, write_fields
 from gateway.formats.endpoint import Asked, Delivered, Endpoint, Fields, StreamReader
+from gateway.formats.reply import WINDOW, usage_at_end
 from gateway.formats.stream_meter import StreamMeter
 from gateway.formats.usage import Usage
 
 __all__ = [
+    "WINDOW",
     "Asked",
     "Delivered",
     "Endpoint",
@@ -17,5 +19,6 @@ __all__ = [
     "Usage",
     "endpoint_of",
     "read_fields",
+    "usage_at_end",
     "write_fields",
 ]
