@@ -3,10 +3,12 @@
 from gateway.formats.detect import Format, endpoint_of
 from gateway.formats.document import is_plainly_written, read_fields, write_fields
 from gateway.formats.endpoint import Asked, Delivered, Endpoint, Fields, StreamReader
+from gateway.formats.reply import WINDOW, usage_at_end
 from gateway.formats.stream_meter import StreamMeter
 from gateway.formats.usage import Usage
 
 __all__ = [
+    "WINDOW",
     "Asked",
     "Delivered",
     "Endpoint",
@@ -18,5 +20,6 @@ __all__ = [
     "endpoint_of",
     "is_plainly_written",
     "read_fields",
+    "usage_at_end",
     "write_fields",
 ]

@@ -47,7 +47,6 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    object: str | None = None
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
     x_groq: msgspec.Raw = msgspec.Raw()
@@ -55,7 +54,6 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_NULL = msgspec.json.decode(b"null", type=msgspec.Raw)
 
 
 class ChunkReader:
@@ -90,13 +88,15 @@ class ChunkReader:
         except UNREADABLE:
             return self._read_odd(data)
         choices = chunk.choices
-        if choices:
-            for choice in choices:
-                self._read_choice(choice)
-        told = bool(chunk.usage) and self._take_usage(value_of(chunk.usage))
-        if chunk.error or chunk.x_groq or chunk.object == "error":
-            self._read_extras(chunk.object, value_of(chunk.error), value_of(chunk.x_groq))
-        return told and choices == [] and not chunk.prompt_filter_results and not chunk.error
+        if choices is None:
+            return self._read_odd(data)
+        for choice in choices:
+            self._read_choice(choice)
+        if chunk.error or chunk.x_groq:
+            self._read_extras(value_of(chunk.error), value_of(chunk.x_groq))
+        if not chunk.usage or not self._take_usage(value_of(chunk.usage)):
+            return False
+        return not (choices or chunk.prompt_filter_results or chunk.error)
 
     def _read_choice(self, choice: _Choice) -> None:
         delta = choice.delta
@@ -143,15 +143,15 @@ class ChunkReader:
             self.usage = told
         return isinstance(usage, dict)
 
-    def _read_extras(self, kind: str | None, error: Any, groq: Any) -> None:
-        if error or kind == "error":  # OpenAI; older versions of vLLM
+    def _read_extras(self, error: Any, groq: Any) -> None:
+        if error:
             self.failed = True
         if isinstance(groq, dict):
             self._take_usage(groq.get("usage"))
             self.failed = self.failed or bool(groq.get("error"))
 
     def _read_odd(self, data: bytes) -> bool:
-        """An event of another form than OpenAI's, such as Mistral's ``content`` in parts: read what can be read."""
+        """An event without choices, or of another form than OpenAI's, such as Mistral's ``content`` in parts."""
         if data.strip() == b"[DONE]":
             self.ended = True
             return False
@@ -169,5 +169,6 @@ class ChunkReader:
                 else:
                     self._unfinished.add(index)
         told = self._take_usage(chunk.get("usage"))
-        self._read_extras(chunk.get("object"), chunk.get("error"), chunk.get("x_groq"))
+        error = chunk.get("error") or chunk.get("object") == "error"  # older versions of vLLM
+        self._read_extras(error, chunk.get("x_groq"))
         return told and choices == [] and not chunk.get("prompt_filter_results") and not chunk.get("error")

@@ -18,22 +18,24 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 class SseSplitter:
     """Takes chunks of a stream, cut anywhere, and gives its events. All events' bytes together are the stream's bytes."""
 
-    __slots__ = ("_given_up", "_pending", "_started")
+    __slots__ = ("_given_up", "_pending", "_plain", "_started")
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._started = False
         self._given_up = False
+        self._plain = False  # nothing is pending, and no byte order mark can come
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that are complete with this chunk."""
-        # the common case: whole events of one line, ended by LF; the search for CR is one memchr
-        if not self._pending and self._started and chunk[-2:] == b"\n\n" and b"\r" not in chunk and not self._given_up:
-            first = chunk.find(b"\n\n")
-            if first == len(chunk) - 2:
-                return [(chunk, _data_of(chunk))]
+        # the common cases, in as few steps as there can be: one event of one line, or several whole ones
+        if self._plain and chunk[-2:] == b"\n\n" and b"\r" not in chunk:
+            if chunk.find(b"\n") == len(chunk) - 2 and chunk[:6] == b"data: ":
+                return [(chunk, chunk[6:-2])]
             return [(raw := block + b"\n\n", _data_of(raw)) for block in chunk[:-2].split(b"\n\n")]
-        return self._feed_slowly(chunk)
+        events = self._feed_slowly(chunk)
+        self._plain = self._started and not self._pending and not self._given_up
+        return events
 
     def flush(self) -> list[Event]:
         """What is left at the end of the stream: a last event that no blank line ends still counts."""

@@ -11,8 +11,7 @@ from gateway.formats.json_array import ArraySplitter
 from gateway.formats.reading import UNREADABLE
 from gateway.formats.sse import SseSplitter
 
-# A match is always a member: inside a string the quotes would be escaped. Which object it belongs to is another question.
-_NULL_USAGE = re.compile(rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|(?<=\{)[ \t]*"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*')
+_NULL_USAGE = re.compile(rb'"usage"[ \t]*:[ \t]*null[ \t]*(?=[,}])')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -34,10 +33,10 @@ class StreamMeter:
     back until it is complete. Without, every chunk is passed on as it is.
     """
 
-    __slots__ = ("_hides_usage", "_reader", "_splitter")
+    __slots__ = ("_hides_usage", "_read", "_splitter")
 
     def __init__(self, reader: StreamReader, *, hides_usage: bool) -> None:
-        self._reader = reader
+        self._read = reader.read
         self._hides_usage = hides_usage
         self._splitter: SseSplitter | ArraySplitter | None = None
 
@@ -51,10 +50,9 @@ class StreamMeter:
         events = splitter.feed(chunk)
         if self._hides_usage:
             return self._shown(events, chunk)
-        read = self._reader.read
         for _, data in events:
             if data:
-                read(data)
+                self._read(data)
         return chunk
 
     def flush(self) -> bytes:
@@ -67,7 +65,7 @@ class StreamMeter:
     def _shown(self, events: list[tuple[bytes, bytes]], chunk: bytes) -> bytes:
         shown = []
         for raw, data in events:
-            if not (data and self._reader.read(data)):
+            if not (data and self._read(data)):
                 shown.append(_without_null_usage(raw, data) if b'"usage"' in data else raw)
         if len(shown) == 1:
             return shown[0]
@@ -81,11 +79,19 @@ def _without_null_usage(raw: bytes, data: bytes) -> bytes:
             return raw
     except UNREADABLE:
         return raw
-    start = raw.find(b"{")
-    return raw[:start] + _NULL_USAGE.sub(_unless_nested, raw[start:])
+    if raw.endswith(b',"usage":null}\n\n'):  # before the last brace, so in the outermost object
+        return raw[:-16] + b"}\n\n"
+    # The name in quotes is a member's or a whole string's, never a part of one, where quotes are escaped. If it stands there
+    # once, it is the member just read; else its depth tells.
+    found = list(_NULL_USAGE.finditer(raw))
+    if data.count(b'"usage"') > 1:
+        found = [match for match in found if _depth(raw[raw.find(b"{") : match.start()]) == 1]
+    for match in reversed(found):
+        before, after = raw[: match.start()].rstrip(b" \t"), raw[match.end() :]
+        raw = before[:-1] + after if before[-1:] == b"," else before + after.removeprefix(b",").lstrip(b" \t")
+    return raw
 
 
-def _unless_nested(match: re.Match[bytes]) -> bytes:
-    before = _STRING.sub(b"", match.string[: match.start()])
-    opened = before.count(b"{") + before.count(b"[") - before.count(b"}") - before.count(b"]")
-    return b"" if opened == 1 else match[0]
+def _depth(text: bytes) -> int:
+    text = _STRING.sub(b"", text)
+    return text.count(b"{") + text.count(b"[") - text.count(b"}") - text.count(b"]")
