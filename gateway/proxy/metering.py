@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.formats import Delivered, StreamMeter, StreamReader, Usage
+from gateway.formats import WINDOW, Delivered, Endpoint, StreamMeter, StreamReader, Usage, usage_at_end
 from gateway.headers import RawHeaders
 from gateway.money import format_usd
 from gateway.policy import NOTHING, Accounting, Call, Spent
 from gateway.prices import Quote
-
-ENDS_BYTES = 8 << 10
 
 
 class LongReply:
@@ -22,14 +20,14 @@ class LongReply:
 
     def feed(self, chunk: bytes) -> bytes:
         """Look at a part of it, which goes on as it is."""
-        if len(self._first) < ENDS_BYTES:
-            self._first += chunk[: ENDS_BYTES - len(self._first)]
-        self._last = (self._last + chunk[-ENDS_BYTES:])[-ENDS_BYTES:]
+        if len(self._first) < WINDOW:
+            self._first += chunk[: WINDOW - len(self._first)]
+        self._last = (self._last + chunk[-WINDOW:])[-WINDOW:]
         return chunk
 
-    def usage(self) -> Usage | None:
+    def usage(self, endpoint: Endpoint) -> Usage | None:
         """What the ends tell."""
-        return None
+        return usage_at_end(endpoint, self._last, self._first)
 
 
 class Metering:
@@ -96,7 +94,7 @@ class Metering:
         if reader is not None:
             told, delivered = reader.usage, reader.delivered()
         elif self._long is not None:
-            told = self._long.usage()
+            told = self._long.usage(self.call.endpoint)
         if told is None:
             return self._accounting.counted(self.call, self._quote.price, self._most_output, delivered)
         if reader is not None and not reader.ended:
