@@ -75,9 +75,9 @@ class Cut(Exception):
         self.message = message
 
 
-async def read_head(reader: asyncio.StreamReader) -> Message:
+async def read_head(reader: asyncio.StreamReader, patience: float | None = PATIENCE) -> Message:
     """Raises IncompleteReadError at the end of the connection."""
-    raw = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+    raw = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience)
     start, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     pairs = [line.partition(":") for line in lines]
     return Message(start, [(name.lower(), value.strip()) for name, _, value in pairs], raw)

@@ -21,34 +21,38 @@ VOCABULARY = tuple(PROSE.split())
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A text: its words, one token each, grouped into the chunks of a stream. ``complete`` is false when it hit the limit."""
+    """A text: its words, one token each, grouped into the chunks of a stream, after so many tokens of unseen ``reasoning``.
+
+    ``complete`` is false when it hit the limit.
+    """
 
     words: tuple[str, ...]
     chunks: tuple[str, ...]
     complete: bool
+    reasoning: int = 0
 
     @property
     def text(self) -> str:
         """The whole text."""
         return "".join(self.chunks)
 
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for why the text ends."""
-        return "stop" if self.complete else "length"
 
+def answer(prompt: str, variant: int = 0, limit: int | None = None, chunks: int | None = None, reasoning: int = 0) -> Answer:
+    """Write the answer number ``variant`` to a prompt: 16 to 47 words, or ``chunks`` if that is more.
 
-def answer(prompt: str, variant: int = 0, limit: int | None = None, chunks: int | None = None) -> Answer:
-    """Write the answer number ``variant`` to a prompt: 16 to 47 words, or ``chunks`` if that is more; at most ``limit``."""
+    ``reasoning`` comes before and at most ``limit`` tokens come of both together, so there may be no word.
+    """
     seed = hashlib.shake_256(f"{variant}:{prompt}".encode(errors="surrogatepass"))
     wanted = max(16 + seed.digest(1)[0] % 32, chunks or 0)
-    count = wanted if limit is None else min(wanted, limit)
+    if limit is not None:
+        reasoning = min(reasoning, limit)
+    count = wanted if limit is None else min(wanted, limit - reasoning)
     words = tuple(VOCABULARY[value % len(VOCABULARY)] for value in seed.digest(count))
     parts = min(chunks or count, count)
-    bounds = [part * count // parts for part in range(parts + 1)]
-    spaced = [words[0], *(f" {word}" for word in words[1:])]
+    bounds = [part * count // parts for part in range(parts + 1)] if parts else []
+    spaced = [word if position == 0 else f" {word}" for position, word in enumerate(words)]
     grouped = tuple("".join(spaced[start:end]) for start, end in pairwise(bounds))
-    return Answer(words, grouped, complete=count == wanted)
+    return Answer(words, grouped, count == wanted, reasoning)
 
 
 def embed(text: str, dimensions: int) -> list[float]:

@@ -1,7 +1,6 @@
 """The official SDKs, unchanged, through the served proxy to the demo upstream."""
 
 import asyncio
-import contextlib
 import json
 import time
 from typing import Any
@@ -10,36 +9,19 @@ import anthropic
 import openai
 import pytest
 
-from gateway.config import ServerSettings
-from gateway.demo_upstream import DemoSettings, create_demo_upstream
+from gateway.demo_upstream import DemoSettings
 from gateway.limit_headers import retry_headers
-from gateway.serving import Listener, serve
+from tests.demo import a_demo_upstream
 from tests.unit.test_limit_headers import a_state
 from tests.wire import an_upstream
 
 ASKED: Any = {"model": "demo-small", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-@contextlib.asynccontextmanager
-async def a_demo_upstream(**settings):
-    """The demo on a free port, as a URL."""
-    bound, shutdown = asyncio.get_running_loop().create_future(), asyncio.Event()
-    listener = Listener(create_demo_upstream(DemoSettings(**settings)), "127.0.0.1", 0, "demo")
-    task = asyncio.create_task(
-        serve([listener], ServerSettings(drain_timeout="2s"), shutdown, ready=bound.set_result, cleanup_ms=1_000)
-    )
-    try:
-        host, port = (await bound)["demo"]
-        yield f"http://{host}:{port}"
-    finally:
-        shutdown.set()
-        await task
-
-
 @pytest.fixture
 async def served(gateway):
     """A gateway in front of the demo, which wants a key of its own."""
-    async with a_demo_upstream(api_key="sk-demo", chunk_delay_ms=5) as demo:
+    async with a_demo_upstream(DemoSettings(api_key="sk-demo", chunk_delay_ms=5)) as demo:
         tenant = await gateway.new_tenant()
         await gateway.new_rule(tenant, demo, headers={"Authorization": "Bearer sk-demo"})
         yield gateway, tenant, demo
