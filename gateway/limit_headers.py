@@ -12,7 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from gateway.config import RateLimitDialect
+from gateway.models import MEASURED
+from gateway.money import format_usd
 from gateway.plugin import LimitState
+
+# what a structured field has to say of units that are no requests (§2.2.3 of draft 10); its integers hold nano-USD
+_QUOTA_UNITS: dict[str, str] = {unit: f';qu="{"nano-usd" if unit == "usd" else unit.replace("_", "-")}"' for unit in MEASURED}
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -77,10 +82,12 @@ def _openai(binding: Sequence[LimitState]) -> Fields:
     fields: Fields = []
     for state in binding:
         unit = state.unit.encode()
-        fields += (
-            (b"x-ratelimit-limit-" + unit, b"%d" % state.limit),
-            (b"x-ratelimit-remaining-" + unit, b"%d" % state.remaining),
-        )
+        limit, remaining = b"%d" % state.limit, b"%d" % state.remaining
+        if state.unit in MEASURED:
+            unit = unit.replace(b"_", b"-")
+            if state.unit == "usd":
+                limit, remaining = format_usd(state.limit).encode(), format_usd(state.remaining).encode()
+        fields += ((b"x-ratelimit-limit-" + unit, limit), (b"x-ratelimit-remaining-" + unit, remaining))
         if state.window_seconds:
             fields.append((b"x-ratelimit-reset-" + unit, duration(_wait_ms(state)).encode()))
     return fields
@@ -128,12 +135,17 @@ _DIALECTS: dict[RateLimitDialect, Callable[[Sequence[LimitState]], Fields]] = {
 
 
 def _nearest(binding: Sequence[LimitState]) -> LimitState | None:
-    """The limit that the older drafts tell. They require a window and its reset, which requests in flight do not have."""
-    return min((state for state in binding if state.window_seconds), key=_nearness, default=None)
+    """The limit that the older drafts tell.
+
+    They require a window and its reset, which requests in flight do not have, and say of no number what it counts.
+    """
+    told = (state for state in binding if state.window_seconds and state.unit != "usd")
+    return min(told, key=_nearness, default=None)
 
 
 def _policy(state: LimitState) -> str:
-    return f'"{state.name}";q={state.limit}' + (f";w={state.window_seconds}" if state.window_seconds else "")
+    window = f";w={state.window_seconds}" if state.window_seconds else ""
+    return f'"{state.name}";q={state.limit}{window}{_QUOTA_UNITS.get(state.unit, "")}'
 
 
 def _margin(state: LimitState) -> str:

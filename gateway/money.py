@@ -74,14 +74,15 @@ def _number(amount: Decimal) -> int | float:
     return int(amount) if amount == amount.to_integral_value() else float(amount)
 
 
-def _number_of_nano(nano: int) -> int | float:
+def usd_number(nano: int) -> int | float:
+    """Dollars as a JSON number; of less than a million exactly, as they have at most 15 digits."""
     return _number(Decimal(nano) / _NANO_OF_ONE)
 
 
 Usd = Annotated[
     int,
     BeforeValidator(parse_usd_nano),
-    PlainSerializer(_number_of_nano, return_type=int | float, when_used="json"),
+    PlainSerializer(usd_number, return_type=int | float, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [

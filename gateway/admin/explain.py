@@ -14,7 +14,7 @@ from gateway.admin.operation import Access, Body, Operation, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import parsed, read_object
 from gateway.errors import GatewayError, InvalidApiKey, InvalidField, NotFound
-from gateway.models import Stage, format_time
+from gateway.models import Stage, format_time, shown_amount
 from gateway.plugin import Headers
 from gateway.policy import BEFORE_CHAIN, Description, Explainer, Explanation, SeenLimit, Verdict, spent_by_ledger
 from gateway.store import Standing, read_standing
@@ -128,12 +128,12 @@ def _limit(standing: Standing, found: Explanation, seen: SeenLimit) -> dict[str,
         "unit": state.unit,
         "declared_by": {"kind": seen.owner, "id": owners.get(seen.owner, rule_id), "plugin": plugin},
         "position": None if position == BEFORE_CHAIN else position,
-        "cost": seen.bound.cost,
-        "limit": state.limit,
+        "cost": shown_amount(spec.unit, seen.bound.cost),
+        "limit": shown_amount(spec.unit, state.limit),
         "window_ms": spec.window_ms or None,
         "period": spec.period,
-        "used": state.used,
-        "remaining": state.remaining,
+        "used": shown_amount(spec.unit, state.used),
+        "remaining": shown_amount(spec.unit, state.remaining),
         "retry_after_ms": state.retry_after_ms if state.retry_after_ms >= 0 else None,
         "reset_ms": state.reset_ms,
         "shadow": state.shadow,

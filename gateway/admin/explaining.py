@@ -173,12 +173,12 @@ class ExplainedLimit(BaseModel):
     position: int | None = Field(
         description="Place of that plugin in the chain, where a refusal takes effect; null for a limit that stands before it."
     )
-    cost: int = Field(description="What the request would be charged.")
-    limit: int
+    cost: int | float = Field(description="What the request would be charged. Dollars of `usd`, as below.")
+    limit: int | float
     window_ms: int | None
     period: Period | None
-    used: int
-    remaining: int
+    used: int | float
+    remaining: int | float
     retry_after_ms: int | None = Field(
         description="0 unless it refuses; null if waiting cannot help, or depends on others in flight."
     )

@@ -7,17 +7,31 @@ from typing import Any
 
 from gateway.admin.auth import Caller
 from gateway.errors import NotAllowed
-from gateway.models import ApiKey, NewKey, Tenant
+from gateway.models import ApiKey, NewKey, NewRule, NewTenant, Rule, Tenant
 
-GOVERNED = ("tier", "status", "enabled_plugins", "required_plugins", "limits")
+GOVERNED = ("tier", "status", "enabled_plugins", "required_plugins", "limits", "prices")
 """Fields of a tenant that, where an operator token is configured, only the operator may change."""
+
+GOVERNED_OF_RULES = ("format", "prices")
+"""The same of a rule: what decides how the operator's limits of tokens and money count."""
 
 
 def check_governed(caller: Caller, before: Tenant, after: Tenant) -> None:
-    """Raises NotAllowed if the caller changes what a tenant is given by the operator."""
+    """Raises NotAllowed if the caller changes what a tenant is given by the operator, or gives its key more models."""
+    _check_unchanged(caller, GOVERNED, before, after)
+    if caller.key is not None and caller.key.allowed_models is not None and before.model_aliases != after.model_aliases:
+        raise NotAllowed("A key that is limited to some models may not change model_aliases.", param="model_aliases")
+
+
+def check_governed_rule(caller: Caller, before: Rule | None, after: Rule) -> None:
+    """Raises NotAllowed if the caller changes how the operator's limits count, or makes a rule where they count otherwise."""
+    _check_unchanged(caller, GOVERNED_OF_RULES, before or NewRule(path="/", target="https://example.com"), after)
+
+
+def _check_unchanged(caller: Caller, names: Sequence[str], before: NewTenant | NewRule, after: NewTenant | NewRule) -> None:
     if caller.governs:
         return
-    for name in GOVERNED:
+    for name in names:
         if getattr(before, name) != getattr(after, name):
             raise NotAllowed(f"Only the operator may change {name}.", param=name)
 

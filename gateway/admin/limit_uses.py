@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from gateway.admin.parts import Parts
-from gateway.models import ApiKey, Rule, Stage, Tenant
+from gateway.models import ApiKey, Rule, Stage, Tenant, shown_amount
 from gateway.plugin import LimitState, TenantInfo
 from gateway.policy import BEFORE_CHAIN, CompiledRule, Compiler, seeded_state, spent_by_ledger
 from gateway.store import BoundLimit, Keyspace, PlacedLimit, StoredKey, limit_of
@@ -38,11 +38,11 @@ class LimitUse(BaseModel):
     declared_by: DeclaredBy
     rule: str | None = Field(description="The rule whose requests are counted; null for those of several.")
     api_key: str | None = Field(description="The key whose requests are counted; null for those of several.")
-    limit: int = Field(description="Most units; of a bucket, its size.")
+    limit: int | float = Field(description="Most units; of a bucket, its size. Dollars of `usd`, as everywhere here.")
     window_ms: int | None
     period: str | None = Field(description="`day` or `month` of a quota, UTC.")
-    used: int | None
-    remaining: int | None
+    used: int | float | None
+    remaining: int | float | None
     reset_ms: int | None = Field(description="Until all is there again, without further requests.")
     shadow: bool
 
@@ -142,11 +142,11 @@ def _use(count: _Count, state: LimitState | None) -> LimitUse:
         declared_by=count.declared_by,
         rule=count.rule,
         api_key=count.api_key,
-        limit=spec.capacity,
+        limit=shown_amount(spec.unit, spec.capacity),
         window_ms=spec.window_ms or None,
         period=spec.period,
-        used=None if state is None else state.used,
-        remaining=None if state is None else state.remaining,
+        used=None if state is None else shown_amount(spec.unit, state.used),
+        remaining=None if state is None else shown_amount(spec.unit, state.remaining),
         reset_ms=None if state is None else state.reset_ms,
         shadow=spec.shadow,
     )

@@ -6,12 +6,13 @@ from quart import Blueprint, Response
 
 from gateway.admin import audit
 from gateway.admin.answering import Answer, RuleList, ShownRule, no_content
+from gateway.admin.granting import check_governed_rule
 from gateway.admin.idempotency import Idempotency
 from gateway.admin.operation import Access, Body, Operation, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import if_match, parsed, read_object
 from gateway.admin.rule_checks import built, changed, shown
-from gateway.errors import IdempotencyConflict
+from gateway.errors import IdempotencyConflict, NotAllowed
 from gateway.models import NewRule, Rule, Tenant
 from gateway.store import Once, Repeated, new_id
 from gateway.store.writing import etag
@@ -29,11 +30,12 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             Access.TENANT,
             "Create a rule",
             TAG,
-            "Holds for the next request of every replica. `warnings` tell what is allowed and probably not meant.",
+            "Holds for the next request of every replica. `warnings` tell what is allowed and probably not meant. Where there"
+            " is an operator, format and prices are the operator's to set.",
             status=201,
             answer=ShownRule,
             body=Body(NewRule),
-            errors=(IdempotencyConflict,),
+            errors=(NotAllowed, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
         )
@@ -45,7 +47,9 @@ def rules_blueprint(parts: Parts) -> Blueprint:
         rule_id = new_id("rule")
 
         def build(tenant: Tenant) -> Rule:
-            return built(parts, tenant, rule_id, new)
+            rule = built(parts, tenant, rule_id, new)
+            check_governed_rule(caller(), None, rule)
+            return rule
 
         def answer(rule: Rule) -> Answer:
             tag = etag(rule.model_dump_json().encode())
@@ -80,6 +84,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             " stored value.",
             answer=ShownRule,
             body=Body(ShownRule, edit=True),
+            errors=(NotAllowed,),
             has_etag=True,
             takes_if_match=True,
         )
@@ -91,7 +96,9 @@ def rules_blueprint(parts: Parts) -> Blueprint:
 
         def change(tenant: Tenant, rule: Rule) -> Rule:
             before[:] = [rule]
-            return changed(parts, tenant, rule, changes)
+            after = changed(parts, tenant, rule, changes)
+            check_governed_rule(caller(), rule, after)
+            return after
 
         after = await rules.update(tenant_id, rule_id, change, if_match())
         audit.record(caller(), "rule.edit", tenant_id, rule_id, before[0].public(), after.rule.public())

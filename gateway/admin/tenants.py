@@ -92,7 +92,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             "Edit a tenant",
             TAG,
             "Fields that are not given stay as they are. Where an operator token is configured, tier, status, enabled_plugins,"
-            " required_plugins and limits are the operator's to change.",
+            " required_plugins, limits and prices are the operator's to change.",
             answer=Tenant,
             body=Body(Tenant, edit=True),
             errors=(NotAllowed,),

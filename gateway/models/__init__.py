@@ -1,7 +1,7 @@
 """What the admin API writes and the proxy reads: tenants, API keys, rules and their limits."""
 
 from gateway.model_price import ModelPattern, ModelPrice, Prices
-from gateway.models.amount import MEASURED, Unit
+from gateway.models.amount import MEASURED, Unit, shown_amount
 from gateway.models.api_key import ApiKey, NewKey, Scope, unix_ms
 from gateway.models.base import Document, edited, format_time, utc_now
 from gateway.models.limit import RING_PARTS, Cost, CostSource, Limit, LimitKind, LimitSpec, Period, Quota, limit_specs
@@ -42,6 +42,7 @@ __all__ = [
     "format_time",
     "is_plain_header",
     "limit_specs",
+    "shown_amount",
     "unix_ms",
     "utc_now",
 ]

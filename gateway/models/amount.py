@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from gateway.money import NANO
+from gateway.money import NANO, usd_number
 
 Unit = Literal["requests", "concurrency", "tokens", "input_tokens", "output_tokens", "usd"]
 MEASURED: frozenset[Unit] = frozenset({"tokens", "input_tokens", "output_tokens", "usd"})
@@ -48,3 +48,8 @@ Amount = Annotated[
 def units_in(unit: Unit, amount: int | Decimal) -> int:
     """An amount as the store counts it: dollars become nano-USD."""
     return int(amount * NANO) if unit == "usd" else int(amount)
+
+
+def shown_amount(unit: str, units: int) -> int | float:
+    """What the store counts as people write it: dollars of `usd`, with decimals."""
+    return usd_number(units) if unit == "usd" else units

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.errors import BudgetExceeded, LimitExceeded, RateLimited, TooManyConcurrent
 from gateway.limit_headers import NEVER, UNKNOWN, duration, retry_headers
-from gateway.models import LimitKind
+from gateway.models import MEASURED, LimitKind, shown_amount
 from gateway.plugin import LimitState
 
 _ERRORS: dict[str, type[LimitExceeded]] = {LimitKind.BUDGET: BudgetExceeded, LimitKind.CONCURRENCY: TooManyConcurrent}
@@ -28,9 +28,9 @@ def refusal_of(states: Sequence[LimitState]) -> tuple[int, LimitExceeded]:
                     "name": state.name,
                     "level": list(state.level),
                     "unit": state.unit,
-                    "limit": state.limit,
-                    "used": state.used,
-                    "remaining": state.remaining,
+                    "limit": shown_amount(state.unit, state.limit),
+                    "used": shown_amount(state.unit, state.used),
+                    "remaining": shown_amount(state.unit, state.remaining),
                     "retry_after_ms": state.retry_after_ms if state.retry_after_ms >= 0 else None,
                 }
                 for state in refusing
@@ -43,5 +43,9 @@ def _message(state: LimitState) -> str:
     advice = {NEVER: "waiting does not help", UNKNOWN: "try again when a request in flight has ended"}.get(
         state.retry_after_ms, f"try again in {duration(state.retry_after_ms)}"
     )
-    used = "requests in flight" if state.kind == LimitKind.CONCURRENCY else f"{state.unit} used"
-    return f"Limit {state.name} is spent: {state.used} of {state.limit} {used}; {advice}."
+    if state.unit in MEASURED:
+        used, limit = shown_amount(state.unit, state.used), shown_amount(state.unit, state.limit)
+        unit = state.unit.replace("_", " ")
+        return f"Limit {state.name} has too little left: {used} of {limit} {unit} used or reserved; {advice}."
+    used_up = "requests in flight" if state.kind == LimitKind.CONCURRENCY else f"{state.unit} used"
+    return f"Limit {state.name} is spent: {state.used} of {state.limit} {used_up}; {advice}."

@@ -17,6 +17,8 @@ ANY_ADMIN = "any admin"
 OF_OPERATOR = "operator"
 OF_TENANT = "tenant"
 
+FREE = {"*": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0}}
+
 
 def kind_of(path):
     """Who may call a path, said a second time and without the app's declarations."""
@@ -179,6 +181,8 @@ async def test_rules_and_keys_of_another_tenant_are_not_found_under_ones_own():
         {"status": "suspended"},
         {"enabled_plugins": []},
         {"required_plugins": {"rate_limiter": {"settings": {"limit": 1, "window": "1s"}}}},
+        {"limits": [{"limit": 1, "window": "1s"}]},
+        {"prices": FREE},
     ],
 )
 async def test_what_the_operator_grants_a_tenant_cannot_change_itself(changes):
@@ -188,6 +192,32 @@ async def test_what_the_operator_grants_a_tenant_cannot_change_itself(changes):
     assert got.refusal == (403, "not_allowed", next(iter(changes)))
     assert await scene.admin.dump() == before
     assert (await scene.admin.call("PATCH", f"/tenants/{scene.tenant['id']}", changes)).status == 200
+
+
+@pytest.mark.parametrize("changes", [{"format": "none"}, {"prices": FREE}])
+async def test_a_tenant_cannot_change_how_the_operators_limits_count(changes):
+    scene = await Scene().prepare()
+    before = await scene.admin.dump()
+    path, own = f"/tenants/{scene.tenant['id']}/rules", scene.credentials["own"]
+    a_rule = {"path": "/free", "target": "https://api.openai.com"}
+    for method, where, body in (("PATCH", f"{path}/{scene.rule['id']}", changes), ("POST", path, a_rule | changes)):
+        got = await scene.admin.call(method, where, body, key=own)
+        assert got.refusal == (403, "not_allowed", next(iter(changes)))
+    assert await scene.admin.dump() == before
+    assert (await scene.admin.call("PATCH", f"{path}/{scene.rule['id']}", changes)).status == 200
+    kept = await scene.admin.call("PATCH", f"{path}/{scene.rule['id']}", changes | {"name": "same"}, key=own)
+    assert kept.status == 200
+    assert (await scene.admin.call("POST", path, a_rule, key=own)).status == 201
+
+
+async def test_a_key_of_some_models_cannot_give_itself_others_by_an_alias():
+    scene = await Scene().prepare()
+    path, body = f"/tenants/{scene.tenant['id']}", {"scopes": ["admin"], "allowed_models": ["small"]}
+    made = await scene.admin.call("POST", f"{path}/api-keys", body, key=scene.credentials["own"])
+    got = await scene.admin.call("PATCH", path, {"model_aliases": {"small": "large"}}, key=made.json["api_key"])
+    assert got.refusal == (403, "not_allowed", "model_aliases")
+    changed = await scene.admin.call("PATCH", path, {"model_aliases": {"small": "large"}}, key=scene.credentials["own"])
+    assert (changed.status, changed.json["model_aliases"]) == (200, {"small": "large"})
 
 
 async def test_a_tenant_may_send_back_what_it_read_with_a_new_name():
