@@ -1,4 +1,4 @@
-"""Requests per window and in flight, with bursts, daily and monthly quotas, and other limits for other tiers."""
+"""Requests per window and in flight, with bursts, quotas of calendar periods, and other limits for other tiers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class RateLimiterSettings(Limits):
 
 
 class RateLimiter(Plugin[RateLimiterSettings]):
-    """Limits how many requests pass: per window, with bursts, per day and month, in flight, and by tier."""
+    """Limits how many requests pass: per window, with bursts, per day, week and month, in flight, and by tier."""
 
     name = "rate_limiter"
     dry_run = True

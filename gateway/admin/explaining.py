@@ -171,6 +171,7 @@ class ExplainedLimit(BaseModel):
     limit: int
     window_ms: int | None
     period: Period | None
+    time_zone: str | None = Field(description="In whose midnights the periods of a quota begin.")
     used: int
     remaining: int
     retry_after_ms: int | None = Field(
