@@ -36,6 +36,10 @@ local function limit_budget(on_lost)
     local stored = redis.call('HMGET', key, 'start', 'spent', 'held')
     local start = tonumber(stored[1] or '0')
     local first, past = period_edges(period, math.max(now, start))
+    if start > now then
+      -- what the zone's clock shows then, the word of now need not tell
+      first = start
+    end
     local state = { first = first, past = past, spent = 0, held = tonumber(stored[3] or '0'), lapsed = {} }
     state.missing = not stored[1]
     state.opens = start ~= first or first > now

@@ -64,6 +64,7 @@ def test_a_window_beside_requests_in_flight_stays_one_of_requests():
 
 def test_a_quota_stands_alone_or_beside_a_limit():
     assert names(declared({"quota": {"daily": 5, "monthly": 50}})) == [("requests-per-day", 5), ("requests-per-month", 50)]
+    assert names(declared({"name": "n", "quota": {"weekly": 9, "time_zone": "Asia/Tokyo"}})) == [("n-per-week", 9)]
     assert names(declared({"limit": 2, "window": "1m", "quota": {"daily": 5}})) == [
         ("requests-per-1m", 2),
         ("requests-per-day", 5),

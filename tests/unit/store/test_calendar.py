@@ -141,6 +141,14 @@ async def test_what_is_held_is_spent_in_the_period_of_the_zone_in_which_the_requ
         assert (seen.used, now + seen.reset) == (used, period_of("day", now, limit.zone)[1])
 
 
+@pytest.mark.parametrize("period", PERIODS)
+async def test_a_quota_stays_in_its_period_however_far_the_clock_is_set_back(gate: Gate, period: str):
+    limit, winter, summer = budget(3, period, zone="Asia/Beirut"), ms(2026, 12, 31, 23), ms(2026, 7, 1)
+    assert await gate.drain([limit], winter) == 3
+    assert not (await gate.admit([limit], summer)).admitted
+    assert (await gate.peek([limit], winter)).state.used == 3
+
+
 async def test_another_zone_is_another_count(gate: Gate):
     limit = budget(3, "week", zone="Asia/Beirut")
     now = ms(2026, 5, 5, 5)
