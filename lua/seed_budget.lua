@@ -2,7 +2,7 @@
 --
 -- KEYS[1+]  budgets   hashes, see lib/limit_budget
 -- ARGV[1]   at        ms since 1970, when the ledger was asked for
--- ARGV[2+]  budgets   two a budget: period, units spent in the period around `at`
+-- ARGV[2+]  budgets   two a budget: period (see lib/calendar), units spent in the period around `at`
 --
 -- Returns  {"seeded", number of budgets}: those that exist keep what they have
 -- Writes   every budget that does not exist

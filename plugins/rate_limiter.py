@@ -139,7 +139,7 @@ class RateLimiterSettings(Limits):
 
 
 class RateLimiter(Plugin[RateLimiterSettings]):
-    """Limits requests, tokens and money: per window, with bursts, per day and month, in flight, and by tier."""
+    """Limits requests, tokens and money: per window, with bursts, per day, week and month, in flight, and by tier."""
 
     name = "rate_limiter"
     dry_run = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
+from gateway.periods import period_word
 from gateway.store import Keyspace, Stores
 from tests.stores import LEASE_MS
 
@@ -29,7 +31,7 @@ def ms(*moment: int) -> int:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit as the scripts take it. ``extent`` is a window in milliseconds, or a period."""
+    """A limit as the scripts take it. ``extent`` is a window in milliseconds, or a period, then with a ``zone``."""
 
     kind: str
     limit: int
@@ -38,13 +40,23 @@ class Limit:
     shadow: bool = False
     name: str = "a"
     tenant: str = SUBDOMAIN
+    zone: str = "UTC"
 
     @property
     def key(self) -> str:
-        return f"gw:{{{self.tenant}}}:limit:{self.kind.partition('_')[0]}:{self.extent}:{self.name}"
+        extent = self.extent if self.zone == "UTC" else f"{self.extent}@{self.zone}"
+        return f"gw:{{{self.tenant}}}:limit:{self.kind.partition('_')[0]}:{extent}:{self.name}"
 
-    def arguments(self, cost: int) -> list[str]:
-        return [self.kind, str(cost), str(self.limit), str(self.extent), str(self.burst), "1" if self.shadow else "0"]
+    def extent_at(self, now: int | str) -> str:
+        """The word for it; of a period in a zone, as a replica makes it whose clock may be wrong by some days."""
+        if self.zone == "UTC":
+            return str(self.extent)
+        seconds = int(now or time.time() * 1_000) // 1_000
+        return period_word(cast("Any", self.extent), self.zone, seconds // 86_400 + seconds % 41 - 20)
+
+    def arguments(self, cost: int, now: int | str = NOON) -> list[str]:
+        extent = self.extent_at(now)
+        return [self.kind, str(cost), str(self.limit), extent, str(self.burst), "1" if self.shadow else "0"]
 
 
 def log(limit: int, window: int = 60_000, **more: Any) -> Limit:
@@ -127,7 +139,7 @@ def settle_call(keyspace: Keyspace, now: int, endings: Sequence[Ending]) -> tupl
     for ending in rows:
         arguments += [ending.row, ending.model]
     for limit, cost in limits:
-        arguments += limit.arguments(cost)
+        arguments += limit.arguments(cost, now)
     place, row = 0, 0
     for ending in endings:
         row += bool(ending.row)
@@ -176,7 +188,7 @@ class Gate:
         admission = admission or next(self.ids)
         marker = names.marker(admission)
         keys = [names.tenant, names.rules, names.api_key(digest), marker, names.clock, *(limit.key for limit in limits)]
-        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        arguments = [word for limit in limits for word in limit.arguments(cost, now)]
         facts = [version, revision, str(LEASE_MS), admission, str(now)]
         return await self.stores.runner.call("admit", keys, [*facts, *arguments])
 
@@ -187,13 +199,13 @@ class Gate:
     async def rate_limit(self, limits: Sequence[Limit], now: int, cost: int = 1) -> Decision:
         """rate_limit.lua."""
         keys = [self.keyspace.clock, *(limit.key for limit in limits)]
-        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        arguments = [word for limit in limits for word in limit.arguments(cost, now)]
         return _decision(await self.stores.runner.call("rate_limit", keys, [str(now), *arguments]), len(limits))
 
     async def peek(self, limits: Sequence[Limit], now: int, cost: int = 1) -> Decision:
         """peek.lua; which budgets have no count is left out."""
         keys = [self.keyspace.clock, *(limit.key for limit in limits)]
-        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        arguments = [word for limit in limits for word in limit.arguments(cost, now)]
         reply = await self.stores.runner.call("peek", keys, [str(LEASE_MS), str(now), *arguments])
         return _decision(reply[: 2 + 5 * len(limits)], len(limits))
 
@@ -225,7 +237,7 @@ class Gate:
 
     async def seed(self, limits: Sequence[Limit], at: int, units: int) -> int:
         """seed_budget.lua; how many were missing."""
-        arguments = [word for limit in limits for word in (str(limit.extent), str(units))]
+        arguments = [word for limit in limits for word in (limit.extent_at(at), str(units))]
         word, seeded = await self.stores.runner.call("seed_budget", [limit.key for limit in limits], [str(at), *arguments])
         assert word == b"seeded"
         return int(seeded)
@@ -233,7 +245,7 @@ class Gate:
     async def renew(self, limits: Sequence[Limit], now: int, admission: str, admitted: int = NOON, cost: int = 1) -> str:
         """renew.lua; the only word of its reply."""
         keys = [self.keyspace.marker(admission), self.keyspace.clock, *(limit.key for limit in limits)]
-        arguments = [word for limit in limits for word in limit.arguments(cost)]
+        arguments = [word for limit in limits for word in limit.arguments(cost, now)]
         facts = [str(LEASE_MS), admission, str(admitted), str(now)]
         (word,) = await self.stores.runner.call("renew", keys, [*facts, *arguments])
         return str(word.decode())

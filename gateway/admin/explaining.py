@@ -177,6 +177,7 @@ class ExplainedLimit(BaseModel):
     limit: int | float
     window_ms: int | None
     period: Period | None
+    time_zone: str | None = Field(description="In whose midnights the periods of a quota begin.")
     used: int | float
     remaining: int | float
     retry_after_ms: int | None = Field(

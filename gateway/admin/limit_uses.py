@@ -40,7 +40,8 @@ class LimitUse(BaseModel):
     api_key: str | None = Field(description="The key whose requests are counted; null for those of several.")
     limit: int | float = Field(description="Most units; of a bucket, its size. Dollars of `usd`, as everywhere here.")
     window_ms: int | None
-    period: str | None = Field(description="`day` or `month` of a quota, UTC.")
+    period: str | None = Field(description="`day`, `week` or `month` of a quota.")
+    time_zone: str | None = Field(description="In whose midnights the periods of a quota begin.")
     used: int | float | None
     remaining: int | float | None
     reset_ms: int | None = Field(description="Until all is there again, without further requests.")
@@ -145,6 +146,7 @@ def _use(count: _Count, state: LimitState | None) -> LimitUse:
         limit=shown_amount(spec.unit, spec.capacity),
         window_ms=spec.window_ms or None,
         period=spec.period,
+        time_zone=spec.time_zone if spec.period else None,
         used=None if state is None else shown_amount(spec.unit, state.used),
         remaining=None if state is None else shown_amount(spec.unit, state.remaining),
         reset_ms=None if state is None else state.reset_ms,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from gateway.models.amount import MEASURED, Amount, Unit, units_in
 from gateway.models.base import Document
 from gateway.money import MAX_USD
+from gateway.periods import PLAIN, Period, time_zones
 from gateway.units import DurationMs, format_duration_ms
 
 MAX_EXACT = 2**53
@@ -26,7 +27,6 @@ RING_PARTS = 60
 
 MAX_WINDOW_MS = 31 * 86_400_000
 
-Period = Literal["day", "month"]
 OnLost = Literal["charge", "release"]
 
 _LEDGER_LEVELS = frozenset({"tenant", "rule", "api_key", "model"})
@@ -51,27 +51,40 @@ def _level(value: str) -> str:
     return level
 
 
+def _time_zone(value: str) -> str:
+    if value not in time_zones():
+        raise ValueError("must be the name of an IANA time zone, such as Europe/Berlin")
+    return value
+
+
 Level = Annotated[str, AfterValidator(_level)]
 Units = Annotated[int, Field(ge=1, le=10**9)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"), AfterValidator(str.lower)]
 
 
 class Quota(Document):
-    """Units per calendar period (UTC)."""
+    """Units per calendar period."""
 
-    daily: Amount | None = None
-    monthly: Amount | None = None
+    daily: Amount | None = Field(None, description="Most units from midnight to midnight.")
+    weekly: Amount | None = Field(None, description="Most units from Monday to Sunday, the week of ISO 8601.")
+    monthly: Amount | None = Field(None, description="Most units of a calendar month.")
+    time_zone: TimeZone = Field(PLAIN, description="Name of the IANA time zone in whose midnights periods begin.")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if not self.amounts:
-            raise ValueError("a quota needs daily or monthly")
+            raise ValueError("a quota needs daily, weekly or monthly")
         return self
 
     @property
     def amounts(self) -> list[tuple[Period, int | Decimal]]:
-        """Those that are set."""
-        given: tuple[tuple[Period, int | Decimal | None], ...] = (("day", self.daily), ("month", self.monthly))
+        """The periods that are limited, the shortest first."""
+        given: list[tuple[Period, int | Decimal | None]] = [
+            ("day", self.daily),
+            ("week", self.weekly),
+            ("month", self.monthly),
+        ]
         return [(period, amount) for period, amount in given if amount is not None]
 
 
@@ -108,7 +121,7 @@ class Limit(Document):
     )
     window: Annotated[DurationMs, Field(ge=100, le=MAX_WINDOW_MS)] | None = Field(None, description="Length of the window.")
     burst: Amount | None = Field(None, description="Size of a token bucket that refills with `limit` per `window`.")
-    quota: Quota | None = Field(None, description="Units per calendar day and month, UTC.")
+    quota: Quota | None = Field(None, description="Units per calendar day, week and month.")
     unit: Unit = Field(
         "requests", description="What is counted. `tokens` are those of input and output; `usd` is what they cost."
     )
@@ -164,7 +177,7 @@ class Limit(Document):
                 raise ValueError(f"unit {self.unit} counts what a request has used, so it takes no cost")
             return self
         fixed = self.cost if isinstance(self.cost, int) else self.cost.default
-        smallest = [self.burst or self.limit, *([] if self.quota is None else [amount for _, amount in self.quota.amounts])]
+        smallest = [self.burst or self.limit, *(amount for _, amount in (self.quota.amounts if self.quota else ()))]
         if any(bound is not None and fixed > bound for bound in smallest):
             raise ValueError("cost is larger than the limit, so no request would ever pass")
         return self
@@ -193,7 +206,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class LimitSpec:
-    """One limit as the store evaluates it: usd in nano-USD, durations in milliseconds; ``period`` only for budgets.
+    """One limit as the store evaluates it: usd in nano-USD, durations in milliseconds.
+
+    ``period`` and its ``time_zone`` are for budgets only.
 
     ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty. A budget with
     ``on_lost`` holds the cost until the request is settled.
@@ -210,6 +225,7 @@ class LimitSpec:
     shadow: bool = False
     cost: Cost = Cost()
     on_lost: OnLost | None = None
+    time_zone: str = PLAIN
 
     @property
     def holds(self) -> bool:
@@ -228,14 +244,19 @@ class LimitSpec:
 
     @property
     def is_in_ledger(self) -> bool:
-        """True for a budget whose count the ledger of usage can tell."""
-        return self.kind is LimitKind.BUDGET and self.cost == Cost() and _LEDGER_LEVELS.issuperset(self.per)
+        """True for a budget whose count the ledger of usage can tell: its days are those of UTC."""
+        return (
+            self.kind is LimitKind.BUDGET
+            and self.time_zone == PLAIN
+            and self.cost == Cost()
+            and _LEDGER_LEVELS.issuperset(self.per)
+        )
 
     @property
     def window_seconds(self) -> int:
-        """The window for `RateLimit-Policy`, rounded up; a month counts 31 days, and no window 0."""
+        """The window for `RateLimit-Policy`, rounded up; a day counts 24 hours, a month 31 days, and no window 0."""
         if self.period is not None:
-            return {"day": 86_400, "month": 31 * 86_400}[self.period]
+            return {"day": 86_400, "week": 7 * 86_400, "month": 31 * 86_400}[self.period]
         return -(-self.window_ms // 1_000)
 
     @property
@@ -273,9 +294,10 @@ def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
             found.append(LimitSpec(name, _window_kind(unit, most, burst), most, window_ms=limit.window, burst=burst, **common))
     if limit.quota is not None:
         on_lost = limit.on_lost or ("charge" if cost.reply_header or unit in MEASURED else None)
+        common |= {"on_lost": on_lost, "time_zone": limit.quota.time_zone}
         for period, amount in limit.quota.amounts:
             name = f"{limit.name or unit}-per-{period}"
-            found.append(LimitSpec(name, LimitKind.BUDGET, units_in(unit, amount), period=period, on_lost=on_lost, **common))
+            found.append(LimitSpec(name, LimitKind.BUDGET, units_in(unit, amount), period=period, **common))
     return found
 
 

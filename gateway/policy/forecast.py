@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from gateway.limit_headers import NEVER
 from gateway.models import RING_PARTS, LimitKind, LimitSpec
+from gateway.periods import period_end_ms
 from gateway.plugin import LimitState
 
 
@@ -46,7 +45,6 @@ def _reset_ms(state: LimitState, spec: LimitSpec, cost: int, now_ms: int) -> int
 
 
 def _period_end_ms(spec: LimitSpec, now_ms: int) -> int:
-    today = datetime.fromtimestamp(now_ms / 1_000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if spec.period == "month":
-        return int((today.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()) * 1_000
-    return int((today + timedelta(days=1)).timestamp()) * 1_000
+    if spec.period is None:
+        raise AssertionError("a budget has a period")
+    return period_end_ms(spec.period, spec.time_zone, now_ms)

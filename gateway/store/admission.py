@@ -10,7 +10,7 @@ from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, Unknow
 from gateway.plugin import LimitState
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
-from gateway.store.placed import INTEGERS_PER_LIMIT, BoundLimit, states_of
+from gateway.store.placed import INTEGERS_PER_LIMIT, PERIOD, BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner
 
 
@@ -106,7 +106,7 @@ class Admissions:
         """Tell the store what was spent of budgets in the period around ``at_ms``. Those that it knows keep what they have."""
         arguments = [str(at_ms)]
         for limit, units in budgets:
-            arguments += [limit.placed.spec.period or "", str(units)]
+            arguments += [limit.arguments[PERIOD], str(units)]
         match await self._runner.call("seed_budget", [limit.key for limit, _ in budgets], arguments):
             case [b"seeded", int()]:
                 return

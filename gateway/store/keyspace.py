@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import date
 
 from gateway.models import RING_PARTS, LimitKind, LimitSpec
+from gateway.periods import PLAIN
 
 PREFIX = "gw:"
 
@@ -60,13 +61,15 @@ class Keyspace:
         """The state of a limit without the part that differs between requests, see `limit_of`.
 
         ``owner`` is where the limit was declared (a rule, the tenant, a key): equal limits of different owners are
-        different limits. Unit, window and its parts are in the name, so that a changed limit never reads what it cannot
-        understand.
+        different limits. Unit, window and its parts, period and time zone are in the name, so that a changed limit never reads
+        what it cannot understand. What the clock of the zone shows is not: that changes.
         """
         identity = digest((tenant_id, owner, spec.name, spec.unit, *spec.per))
         extent = spec.period or str(spec.window_ms)
         if spec.kind is LimitKind.RING:
             extent = f"{extent}/{RING_PARTS}"
+        elif spec.time_zone != PLAIN:
+            extent = f"{extent}@{spec.time_zone}"
         return f"{self._tag}limit:{spec.kind}:{extent}:{identity}"
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.models import LimitKind, LimitSpec
+from gateway.periods import PLAIN, Period, period_word_now
 from gateway.plugin import LimitState
 from gateway.store.keyspace import Keyspace
 
 INTEGERS_PER_LIMIT = 5
+
+PERIOD = 3
+"""The place of a budget's period among the words of a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,9 @@ class PlacedLimit:
 
     ``key`` names its state but for the part that ``levels`` add with their values of a request. ``entry`` is the index of
     the chain entry that declared it, -1 where it stands before the chain. ``rule_id`` is set if it counts one rule only, and
-    ``key_id`` if one API key only. ``arguments`` are what the scripts take for the cost that the limit declares. What states of
-    the limit say is worked out once: ``kind``, ``capacity``, ``window_seconds``.
+    ``key_id`` if one API key only. ``arguments`` are what the scripts take for the cost that the limit declares. With
+    ``in_zone``, a period and its time zone, the word for the period is another one as time passes, so there it is replaced.
+    What states of the limit say is worked out once: ``kind``, ``capacity``, ``window_seconds``.
     """
 
     spec: LimitSpec
@@ -33,6 +38,7 @@ class PlacedLimit:
     window_seconds: int
     rule_id: str | None = None
     key_id: str | None = None
+    in_zone: tuple[Period, str] | None = None
 
 
 class BoundLimit(NamedTuple):
@@ -45,11 +51,14 @@ class BoundLimit(NamedTuple):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Six words, as in lua/lib/limits.lua."""
-        fixed = self.placed.arguments
-        if self.cost == self.placed.spec.cost.units:
-            return fixed
-        return (fixed[0], str(self.cost), *fixed[2:])
+        """Six words, as in lua/lib/limits.lua; those of a period in a time zone are as of now."""
+        placed = self.placed
+        words = placed.arguments
+        if placed.in_zone is not None:
+            words = (*words[:3], period_word_now(*placed.in_zone), *words[4:])
+        if self.cost == placed.spec.cost.units:
+            return words
+        return (words[0], str(self.cost), *words[2:])
 
 
 def place_limit(
@@ -71,9 +80,18 @@ def place_limit(
         option = "1" if spec.is_in_ledger else "0"
     extent = spec.period or str(spec.window_ms)
     arguments = (kind, str(spec.cost.units), str(spec.limit), extent, option, "1" if spec.shadow else "0")
-    key = keyspace.limit(tenant_id, owner, spec)
     return PlacedLimit(
-        spec, entry, key, tuple(levels), arguments, spec.kind.value, spec.capacity, spec.window_seconds, rule_id, key_id
+        spec,
+        entry,
+        keyspace.limit(tenant_id, owner, spec),
+        tuple(levels),
+        arguments,
+        spec.kind.value,
+        spec.capacity,
+        spec.window_seconds,
+        rule_id,
+        key_id,
+        None if spec.period is None or spec.time_zone == PLAIN else (spec.period, spec.time_zone),
     )
 
 

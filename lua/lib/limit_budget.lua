@@ -1,4 +1,7 @@
--- limit_budget: at most `limit` units in a calendar period (UTC), spent and held
+-- limit_budget: at most `limit` units in a calendar period, spent and held
+--
+-- Periods are words as in lib/calendar. Those of one budget may tell its zone's clock each time a little further on: only
+-- the edges that follow from them are kept.
 --
 -- State: a hash of the period's `start` in milliseconds, the units `spent` in it, the units `held` for requests in flight,
 -- and one field for each end of a lease at which units are held: "c<ms>" if they count as spent from then on, "r<ms>" if
@@ -33,6 +36,10 @@ local function limit_budget(on_lost)
     local stored = redis.call('HMGET', key, 'start', 'spent', 'held')
     local start = tonumber(stored[1] or '0')
     local first, past = period_edges(period, math.max(now, start))
+    if start > now then
+      -- what the zone's clock shows then, the word of now need not tell
+      first = start
+    end
     local state = { first = first, past = past, spent = 0, held = tonumber(stored[3] or '0'), lapsed = {} }
     state.missing = not stored[1]
     state.opens = start ~= first or first > now

@@ -1,9 +1,9 @@
 -- limits: every limit of a request, all or nothing
 --
--- Six arguments a limit: kind, cost, limit, window in ms (log, ring, bucket; 0 for concurrency) or period (budget), burst
--- (bucket) or "1" for a budget whose count is asked for where it is missing, shadow ("1" or "0"). Kinds are log, ring,
--- bucket, concurrency and three of one state: budget spends at once; budget_charge and budget_release hold until the
--- request is settled, and say what becomes of units that nobody settles.
+-- Six arguments a limit: kind, cost, limit, window in ms (log, ring, bucket; 0 for concurrency) or period (budget, see
+-- lib/calendar), burst (bucket) or "1" for a budget whose count is asked for where it is missing, shadow ("1" or "0"). Kinds
+-- are log, ring, bucket, concurrency and three of one state: budget spends at once; budget_charge and budget_release hold
+-- until the request is settled, and say what becomes of units that nobody settles.
 --
 -- Five integers a limit in the reply: refuses (1 or 0), used, remaining, retry_ms, reset_ms; retry_ms -1 says never, -2
 -- that it depends on requests in flight.

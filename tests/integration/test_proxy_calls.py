@@ -5,6 +5,7 @@ import contextlib
 import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,7 +19,7 @@ PRICES = {"*": {"input_usd_per_mtok": 1, "cached_input_usd_per_mtok": 0.5, "outp
 INPUT, CACHED, OUTPUT = 1_000, 500, 2_000  # nano-USD a token
 SENT = 9  # tokens of ASK, as the demo counts them
 CHAT = "/v1/chat/completions"
-SEEN = {}
+SEEN: dict[str, Any] = {}
 
 
 class Sees(Plugin[Settings]):

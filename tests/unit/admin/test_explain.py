@@ -170,13 +170,16 @@ async def test_a_request_that_passes_is_told_with_rule_plugins_limits_and_target
 
 
 async def test_a_limit_is_told_as_it_is_before_the_request():
-    scene = await a_scene(chain=[limiter(limits=[{"limit": 4, "unit": "concurrency"}], quota={"monthly": 9})])
+    scene = await a_scene(
+        chain=[limiter(limits=[{"limit": 4, "unit": "concurrency"}], quota={"monthly": 9, "time_zone": "Asia/Tokyo"})]
+    )
     await scene.spend(scene.tenant["api_key"], scene.tenant["api_key_id"], 1)
     window, quota, flight = (await scene.explain())["limits"]
     assert (window["kind"], window["used"], window["remaining"], window["limit"], window["cost"]) == ("log", 1, 1, 2, 1)
     assert (window["window_ms"], window["period"], window["level"], window["unit"]) == (3_600_000, None, ["rule"], "requests")
     assert 0 < window["reset_ms"] <= 3_600_000
     assert (quota["kind"], quota["period"], quota["window_ms"], quota["used"]) == ("budget", "month", None, 1)
+    assert (quota["time_zone"], window["time_zone"]) == ("Asia/Tokyo", None)
     assert (flight["kind"], flight["used"], flight["refuses"], flight["shadow"]) == ("concurrency", 1, False, False)
 
 

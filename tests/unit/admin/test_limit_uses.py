@@ -51,6 +51,7 @@ async def test_all_that_is_told_of_a_limit():
             "limit": 3,
             "window_ms": 60_000,
             "period": None,
+            "time_zone": None,
             "used": 0,
             "remaining": 3,
             "reset_ms": 0,
@@ -62,15 +63,21 @@ async def test_all_that_is_told_of_a_limit():
 async def test_limits_of_every_kind_say_their_extent():
     admin, tenant = await a_tenant()
     more = [{"limit": 9, "window": "1s", "burst": 5}, {"limit": 4, "unit": "concurrency"}, {"limit": 20_000, "window": "1h"}]
-    await admin.rule(tenant, plugin_chain=[limiter(quota={"daily": 7, "monthly": 8}, limits=more)])
+    await admin.rule(
+        tenant,
+        plugin_chain=[
+            limiter(quota={"daily": 7, "monthly": 8}, limits=[*more, {"quota": {"weekly": 6, "time_zone": "Asia/Beirut"}}])
+        ],
+    )
     found = await limits(admin, tenant)
-    assert [(each["kind"], each["limit"], each["window_ms"], each["period"]) for each in found] == [
-        ("log", 3, 60_000, None),
-        ("budget", 7, None, "day"),
-        ("budget", 8, None, "month"),
-        ("bucket", 5, 1_000, None),
-        ("concurrency", 4, None, None),
-        ("ring", 20_000, 3_600_000, None),
+    assert [(each["kind"], each["limit"], each["window_ms"], each["period"], each["time_zone"]) for each in found] == [
+        ("log", 3, 60_000, None, None),
+        ("budget", 7, None, "day", "UTC"),
+        ("budget", 8, None, "month", "UTC"),
+        ("bucket", 5, 1_000, None, None),
+        ("concurrency", 4, None, None, None),
+        ("ring", 20_000, 3_600_000, None, None),
+        ("budget", 6, None, "week", "Asia/Beirut"),
     ]
     assert all(each["used"] == 0 and each["remaining"] == each["limit"] for each in found)
 

@@ -64,6 +64,7 @@ def test_a_window_beside_requests_in_flight_stays_one_of_requests():
 
 def test_a_quota_stands_alone_or_beside_a_limit():
     assert names(declared({"quota": {"daily": 5, "monthly": 50}})) == [("requests-per-day", 5), ("requests-per-month", 50)]
+    assert names(declared({"name": "n", "quota": {"weekly": 9, "time_zone": "Asia/Tokyo"}})) == [("n-per-week", 9)]
     assert names(declared({"limit": 2, "window": "1m", "quota": {"daily": 5}})) == [
         ("requests-per-1m", 2),
         ("requests-per-day", 5),
@@ -162,7 +163,11 @@ def test_tiers_inherit_through_both_levels_and_the_innermost_wins():
         ({"limit": 1, "window": "1m", "per": []}, "", "per must not be empty"),
         ({"limits": []}, "limits", "at least 1"),
         ({"limits": [{"limit": 1}]}, "limits.0", "limit and window belong together"),
-        ({"quota": {}}, "quota", "daily or monthly"),
+        ({"quota": {}}, "quota", "daily, weekly or monthly"),
+        ({"quota": {"time_zone": "Europe/Berlin"}}, "quota", "daily, weekly or monthly"),
+        ({"quota": {"daily": 1, "time_zone": "Europe/Paderborn"}}, "quota.time_zone", "IANA time zone"),
+        ({"quota": {"daily": 1, "time_zone": "localtime"}}, "quota.time_zone", "IANA time zone"),
+        ({"quota": {"daily": 1, "time_zone": "../Europe/Berlin"}}, "quota.time_zone", "IANA time zone"),
         ({"default_tier": "basic", "limit": 1, "window": 1}, "tiers", "default_tier chooses"),
         ({"tiers": TIERS["tiers"]}, "default_tier", "would have no limit"),
         ({"tiers": TIERS["tiers"], "default_tier": "gold"}, "default_tier", "basic, pro"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.models import LimitKind, LimitSpec
@@ -10,13 +12,15 @@ from gateway.policy.forecast import admitted_state, seeded_state
 from tests.gate import DAY, NOON, Gate, Limit, State, bucket, budget, concurrency, log, ms, ring
 from tests.stores import opened
 
-LIMITS = [log(9), ring(9, 3_601_000), bucket(7, burst=9), budget(9), budget(9, "month"), concurrency(9)]
+LIMITS = [log(9), ring(9, 3_601_000), bucket(7, burst=9), budget(9), budget(9, "week"), budget(9, "month"), concurrency(9)]
+LIMITS += [budget(9, period, zone="Asia/Beirut") for period in ("day", "week", "month")]
 
 
 def a_spec(limit: Limit) -> LimitSpec:
-    window, period = (limit.extent, None) if isinstance(limit.extent, int) else (0, limit.extent)
-    kind = LimitKind(limit.kind)
-    return LimitSpec("a", kind, limit.limit, ("rule",), window_ms=window, burst=limit.burst, period=period)  # type: ignore[arg-type]
+    extent: Any = limit.extent
+    window, period = (extent, None) if isinstance(extent, int) else (0, extent)
+    kind, zone = LimitKind(limit.kind), limit.zone
+    return LimitSpec("a", kind, limit.limit, ("rule",), window_ms=window, burst=limit.burst, period=period, time_zone=zone)
 
 
 def a_state(seen: State, *, shadow: bool = False) -> LimitState:
@@ -37,12 +41,13 @@ def a_state(seen: State, *, shadow: bool = False) -> LimitState:
     )
 
 
-@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.kind} {limit.extent}")
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: f"{limit.kind} {limit.extent} {limit.zone}")
 async def test_the_state_after_a_charge_is_foretold(limit: Limit):
     async with opened(None) as stores:
         gate = await Gate(stores).prepare()
         # at the end the clock is set back by more than is held
-        for now in (NOON, NOON, NOON + 1, NOON + 17_123, NOON + DAY - 1, ms(2026, 12, 31, 23), NOON + 10 * DAY):
+        changes = [ms(2026, 3, 28, 22), ms(2026, 10, 24, 21)]
+        for now in (NOON, NOON, NOON + 1, NOON + 17_123, NOON + DAY - 1, *changes, ms(2026, 12, 31, 23), NOON + 10 * DAY):
             seen = (await gate.peek([limit], now, 2)).state
             foretold = admitted_state(a_state(seen), a_spec(limit), 2, now)
             decision = await gate.admit([limit], now, 2)
@@ -61,7 +66,7 @@ def test_a_limit_in_shadow_that_refuses_counts_nothing():
 
 
 @pytest.mark.parametrize(("spent", "cost"), [(0, 1), (8, 1), (9, 1), (12, 1), (0, 10)])
-@pytest.mark.parametrize("period", ["day", "month"])
+@pytest.mark.parametrize("period", ["day", "week", "month"])
 async def test_a_budget_whose_count_is_lost_is_told_by_the_ledger(period: str, spent: int, cost: int):
     limit, missing = budget(9, period), State(0, 0, 9, 0, 0)
     async with opened(None) as stores:

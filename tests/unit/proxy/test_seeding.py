@@ -56,15 +56,17 @@ async def test_one_look_serves_all_that_wait_and_a_cancelled_one_takes_nothing_a
     assert len(ledger.asked) == 2
 
 
-async def test_a_month_is_counted_from_its_first_day_for_the_values_of_the_request():
+async def test_week_and_month_are_counted_from_their_first_days_for_the_values_of_the_request():
     ledger, counts = Ledger(), Counts()
     ledger.open.set()
     month = a_budget("month", "api_key", "model", values=("key_1", "m"))
+    week = a_budget("week", rule_id="rule_1")
     own = a_budget("day", "rule", values=("rule_3",), key_id="key_2")
-    await Seeding(cast("Admissions", counts), cast("UsageStore", ledger)).seed("t-1", Unseeded(NOON, (month, own)))
+    await Seeding(cast("Admissions", counts), cast("UsageStore", ledger)).seed("t-1", Unseeded(NOON, (month, week, own)))
     today = date(2026, 3, 10)
     assert ledger.asked == [
         ("t-1", date(2026, 3, 1), today, {"key_id": "key_1", "rule_id": None, "model": "m"}),
+        ("t-1", date(2026, 3, 9), today, {"key_id": None, "rule_id": "rule_1", "model": None}),
         ("t-1", today, today, {"key_id": "key_2", "rule_id": "rule_3", "model": None}),
     ]
 

@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from tests.gate import Limit, bucket, budget, concurrency, log, ring
+from tests.periods import period_of
 from tests.stores import LEASE_MS
-from tests.unit.store.test_limits_budget import period_of
 
 HELD_MS = 5_000
 
@@ -28,6 +28,10 @@ POOL = [
     budget(8, "day", name="ledgered", burst=1),
     budget(12, "day", on_lost="charge", name="charged"),
     budget(15, "month", on_lost="release", name="released"),
+    budget(14, "week", name="weekly"),
+    budget(8, "day", name="abroad", zone="Asia/Beirut"),
+    budget(11, "week", on_lost="charge", name="abroad", zone="Africa/Cairo"),
+    budget(17, "month", on_lost="release", name="abroad", zone="America/Havana"),
     budget(3, "day", on_lost="charge", name="shadow-held", shadow=True),
     concurrency(4, name="flying"),
     concurrency(2, name="shadow", shadow=True),
@@ -36,6 +40,11 @@ POOL = [
 LEASE_STEP_MS = LEASE_MS // 20
 
 Numbers = tuple[int, int, int, int, int]
+
+
+def edges(limit: Limit, now: int) -> tuple[int, int]:
+    """Start and end of the period of a budget."""
+    return period_of(str(limit.extent), now, limit.zone)
 
 
 @dataclass
@@ -164,11 +173,11 @@ class BudgetModel:
 
     def at(self, limit: Limit, now: int) -> tuple[int, int, int, dict[int, int]]:
         """Start and end of the period, what is spent in it, and what is held."""
-        start, end = period_of(str(limit.extent), max(now, self.start))
+        start, end = edges(limit, max(now, self.start))
         spent = self.spent if start == self.start else 0
         if limit.kind == "budget_charge":
             lapsed = {ending: units for ending, units in self.held.items() if ending <= now}
-            spent += sum(units for ending, units in lapsed.items() if period_of(str(limit.extent), ending)[0] == start)
+            spent += sum(units for ending, units in lapsed.items() if edges(limit, ending)[0] == start)
         return start, end, spent, {ending: units for ending, units in self.held.items() if ending > now}
 
     def look(self, limit: Limit, now: int, cost: int) -> Numbers:
@@ -204,7 +213,7 @@ class BudgetModel:
 
     def was_charged(self, limit: Limit, now: int, ending: int) -> bool:
         """True if units held until then, which has passed, are among what is spent now."""
-        return limit.kind == "budget_charge" and period_of(str(limit.extent), ending)[0] == self.start
+        return limit.kind == "budget_charge" and edges(limit, ending)[0] == self.start
 
     def renew(self, limit: Limit, now: int, cost: int, ending: int) -> None:
         self.write(limit, now)
@@ -230,13 +239,13 @@ class BudgetModel:
     def settle(self, limit: Limit, placed: int, now: int, change: int, name: str) -> None:
         if change > 0:
             self.charge(limit, now, change, name)
-        elif change < 0 and self.known and self.start == period_of(str(limit.extent), placed)[0]:
+        elif change < 0 and self.known and self.start == edges(limit, placed)[0]:
             self.spent = max(0, self.spent + change)
 
     def seed(self, limit: Limit, at: int, units: int) -> bool:
         missing, self.known = not self.known, True
         if missing:
-            self.start, self.spent = period_of(str(limit.extent), at)[0], units
+            self.start, self.spent = edges(limit, at)[0], units
         return missing
 
     def lose(self) -> None:
@@ -351,7 +360,7 @@ class Model:
         return [
             place
             for place, limit in enumerate(limits, 1)
-            if limit.kind == "budget" and limit.burst and not self.limits[limit.key].known
+            if limit.kind == "budget" and limit.burst == 1 and not self.limits[limit.key].known
         ]
 
     def settle(self, name: str, limits: list[Limit], cost: int, actual: int | None, now: int) -> str:

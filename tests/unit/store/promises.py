@@ -9,8 +9,8 @@ from collections import defaultdict
 from fractions import Fraction
 
 from tests.gate import Limit
+from tests.periods import period_of
 from tests.stores import LEASE_MS
-from tests.unit.store.test_limits_budget import period_of
 
 
 class LogPromise:
@@ -78,7 +78,7 @@ class BudgetPromise(LogPromise):
         self.charged: dict[str, int] = {}  # in which period
 
     def period(self, limit: Limit, now: int) -> int:
-        return period_of(str(limit.extent), now)[0]
+        return period_of(str(limit.extent), now, limit.zone)[0]
 
     def admitted(self, limit: Limit, name: str, now: int, cost: int) -> None:
         live = sum(units for end, units in self.held.values() if end > now)

@@ -1,29 +1,15 @@
-"""lib/limit_budget.lua and lib/calendar.lua: at most L units in a UTC day or month."""
+"""lib/limit_budget.lua and lib/calendar.lua: at most L units in a day, week or month. Zones are in test_calendar.py."""
 
 from __future__ import annotations
 
-import calendar
-import functools
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
 from tests.gate import DAY, NOON, Gate, budget, ms
+from tests.periods import period_of
 from tests.stores import age, dump
-
-
-@functools.cache
-def period_of(period: str, now: int) -> tuple[int, int]:
-    """Start and end after Python's calendar."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now)
-    if period == "day":
-        start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
-        end = start + timedelta(days=1)
-    else:
-        start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        end = start + timedelta(days=calendar.monthrange(start.year, start.month)[1])
-    return round(start.timestamp() * 1_000), round(end.timestamp() * 1_000)
 
 
 def moments() -> list[int]:
@@ -37,7 +23,7 @@ def moments() -> list[int]:
     return [now for now in found if now >= 0] + [chance.randrange(ms(2150, 1, 1)) for _ in range(20)]
 
 
-@pytest.mark.parametrize("period", ["day", "month"])
+@pytest.mark.parametrize("period", ["day", "week", "month"])
 async def test_periods_begin_and_end_as_in_pythons_calendar(gate: Gate, period: str):
     client = gate.stores.connection.client
     for now in moments():
@@ -54,6 +40,8 @@ async def test_periods_begin_and_end_as_in_pythons_calendar(gate: Gate, period: 
     ("period", "last", "first"),
     [
         ("day", ms(2026, 3, 10, 23, 59, 59), ms(2026, 3, 11)),
+        ("week", ms(2026, 3, 15, 23, 59, 59), ms(2026, 3, 16)),
+        ("week", ms(2027, 1, 3, 23, 59, 59), ms(2027, 1, 4)),
         ("month", ms(2026, 12, 31, 23, 59, 59), ms(2027, 1, 1)),
         ("month", ms(2028, 2, 29, 23, 59, 59), ms(2028, 3, 1)),
         ("month", ms(2027, 2, 28, 23, 59, 59), ms(2027, 3, 1)),
@@ -95,13 +83,17 @@ async def test_a_lowered_quota_counts_what_was_spent_and_a_raised_one_keeps_it(g
     assert await gate.drain([budget(7)], NOON) == 2
 
 
-async def test_day_and_month_are_counted_apart(gate: Gate):
-    limits = [budget(2, "day"), budget(3, "month")]
+async def test_day_week_and_month_are_counted_apart(gate: Gate):
+    limits = [budget(2, "day"), budget(3, "week"), budget(4, "month")]
     assert await gate.drain(limits, NOON) == 2
     assert await gate.drain(limits, NOON + DAY) == 1
     refused = await gate.admit(limits, NOON + 2 * DAY)
-    assert [state.refuses for state in refused.states] == [0, 1]
-    assert refused.states[1].retry == ms(2026, 4, 1) - (NOON + 2 * DAY)
+    assert [state.refuses for state in refused.states] == [0, 1, 0]
+    assert refused.states[1].retry == ms(2026, 3, 16) - (NOON + 2 * DAY)
+    assert await gate.drain(limits, NOON + 7 * DAY) == 1
+    refused = await gate.admit(limits, NOON + 7 * DAY)
+    assert [state.refuses for state in refused.states] == [0, 0, 1]
+    assert refused.states[2].retry == ms(2026, 4, 1) - (NOON + 7 * DAY)
 
 
 async def test_cancelling_refunds_exactly_what_was_spent(gate: Gate):
@@ -159,7 +151,7 @@ async def test_a_small_step_back_over_the_edge_is_held(gate: Gate):
     assert (held.word, held.now) == ("limited", midnight)
 
 
-@pytest.mark.parametrize("period", ["day", "month"])
+@pytest.mark.parametrize("period", ["day", "week", "month"])
 @pytest.mark.parametrize("now", [ms(2026, 3, 1), NOON, ms(2026, 3, 31, 23, 59, 59)])
 async def test_the_record_outlives_its_period(gate: Gate, period: str, now: int):
     for step in (0, 1, 500, 2 * DAY, 31 * DAY):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.gate import DAY, NOON, Decision, Gate, Limit, bucket, budget, concurrency, log, ms, ring
+from tests.periods import ABROAD
 from tests.stores import LEASE_MS
 
 MOST = 12
@@ -21,12 +22,15 @@ KINDS = {
     "ring": st.builds(ring, amounts, windows),
     "bucket": st.builds(bucket, st.integers(1, 50), windows, burst=amounts),
     "day": st.builds(budget, amounts, st.just("day")),
+    "week": st.builds(budget, amounts, st.just("week")),
     "month": st.builds(budget, amounts, st.just("month")),
+    "abroad": st.builds(budget, amounts, st.sampled_from(["day", "week", "month"]), zone=st.sampled_from(ABROAD)),
     "concurrency": st.builds(concurrency, st.integers(1, 4)),
 }
 WAITING = [name for name in KINDS if name != "concurrency"]
-# beside ordinary moments those shortly before a day or a month ends
+# beside ordinary moments those shortly before a day or a month ends, and before the clocks of Beirut change at midnight
 STARTS = [NOON, NOON + 12 * 3_600_000 - 50, ms(2026, 3, 31, 23, 59, 59), ms(2028, 2, 28, 23, 59, 59), ms(2026, 12, 31, 23, 59)]
+STARTS += [ms(2026, 3, 28, 21, 59, 59), ms(2026, 10, 24, 20, 59, 59), ms(2026, 10, 24, 21, 30)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def several(*always: str) -> st.SearchStrategy[list[str]]:
 
 
 def _named(limit: Limit, name: str) -> Limit:
-    return Limit(limit.kind, limit.limit, limit.extent, limit.burst, limit.shadow, name)
+    return replace(limit, name=name)
 
 
 @dataclass

@@ -381,7 +381,7 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         ["ring", "1", "3", "1000", "0", "0"],
         ["concurrency", "1", "3", "0", "0", "0"],
         ["budget_charge", "1", "3", "day", "0", "0"],
-        ["budget_release", "1", "3", "month", "0", "0"],
+        ["budget_release", "1", "3", f"week|-14400|{NOON}|-18000", "0", "0"],
     ]
     keys, arguments = ["l", "b", "d", "m", "r6", "f", "bc", "br"], [word for limit in limits for word in limit]
     admit = ["t", "r", "k4"]

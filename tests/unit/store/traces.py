@@ -160,11 +160,11 @@ class Trace:
             for limit in LEDGERED:
                 promise: Any = self.promises[limit.key]
                 promise.spent[promise.period(limit, self.now)] += units
-        words = [part for limit in LEDGERED for part in (str(limit.extent), str(units))]
+        words = [part for limit in LEDGERED for part in (limit.extent_at(self.now), str(units))]
         return Call("seed_budget", [limit.key for limit in LEDGERED], [str(self.now), *words], [b"seeded", seeded], seeded > 0)
 
     def call(
         self, script: str, keys: list[str], facts: list[str], limits: list[Limit], cost: int, reply: list[Any], *, writes: bool
     ) -> Call:
-        words = [word for limit in limits for word in limit.arguments(cost)]
+        words = [word for limit in limits for word in limit.arguments(cost, self.now)]
         return Call(script, [*keys, *(limit.key for limit in limits)], [*facts, *words], reply, writes)
