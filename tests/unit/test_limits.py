@@ -92,7 +92,7 @@ def test_only_budgets_of_output_need_a_request_to_be_bounded(fields: dict[str, o
         ({"limit": 1, "window": "1h", "burst": 100_000, "unit": "usd"}, "too large to count exactly"),
         ({"limit": 10**12, "window": "31d", "burst": 1_000_000, "unit": "concurrency"}, "no window, burst or quota"),
         ({"unit": "concurrency"}, "needs limit"),
-        ({"quota": {"weekly": 0}}, "greater than or equal to 1"),
+        ({"quota": {"weekly": 0}}, "must be above 0"),
         ({"quota": {"weekly": 2}, "cost": 3}, "no request would ever pass"),
         ({"quota": {"daily": 2, "time_zone": "europe/berlin"}}, r"quota\.time_zone\n.*IANA time zone"),
     ],
