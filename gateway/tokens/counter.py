@@ -2,13 +2,14 @@
 
 What surrounds texts in a prompt and what pictures take is added by constants from providers' pages:
 
-* a message takes 3 tokens and a name 1, and the answer is begun with 3 (OpenAI's cookbook, "How to count tokens with tiktoken");
-  upper: 8 for each text and 16 for a request. Instructions that a provider adds by itself are not in it: Anthropic's for tools
-  are 346 tokens (https://docs.anthropic.com/en/docs/build-with-claude/tool-use).
-* a picture takes up to 1 600 tokens, or 4 784 where the model sees it at full size (Anthropic), up to 1 445 (gpt-4o), 3 779
-  (gpt-4.1-nano), 2 240 (Gemini 3) and 6 404 (Together); upper: 6 500. One that is typical, of a megapixel, takes about 1 100.
-  gpt-4o-mini counts up to 48 169 at a thirtieth of the price, and a file or a recording takes as much as it is long: no constant
-  covers those.
+* a message takes 3 tokens and a name 1, and the answer is begun with 3 (OpenAI's cookbook, "How to count tokens with
+  tiktoken"); upper: 8 for each text and 16 for a request. Instructions that a provider adds by itself are not in it:
+  Anthropic's for tools are some hundred tokens (https://docs.anthropic.com/en/docs/tool-use-pricing-and-tokens).
+* a picture of a megapixel takes about 1 100 tokens. At most it takes 1 600 with Anthropic's older models and about three times
+  that with those that see 2 576 pixels (https://platform.claude.com/docs/en/build-with-claude/vision), 1 445 with gpt-4o and
+  3 779 with gpt-4.1-nano (https://platform.openai.com/docs/guides/images-vision), 2 240 with Gemini 3
+  (https://ai.google.dev/gemini-api/docs/media-resolution), 6 404 with Together (https://docs.together.ai/docs/vision-overview);
+  upper: 6 500. No constant covers files, recordings and films, which take as much as they are long.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """How many tokens a text has, estimated from the classes of its characters, without any vocabulary.
 
-Vocabularies split texts at the borders of words, numbers and punctuation, and split what is rare further, down to bytes. So the
-estimate counts characters by class and some pairs of neighbours (the beginnings of words, changes of case, runs of letters), each
-with a weight. The weights were fitted by linear programming to the counts of real tokenizers over texts of all kinds, see
-docs/tokens.md: the central ones to the median over ten vocabularies, the upper ones to the largest of them.
+Vocabularies split texts at the borders of words, numbers and punctuation, and what is rare further, down to bytes. So the
+estimate counts characters by class and some pairs of neighbours (beginnings of words, changes of case, runs of letters), each
+with a weight. The weights were fitted by linear programming to the counts of real tokenizers for texts of all kinds, see
+docs/tokens.md: the central ones to the mean of ten vocabularies, the upper ones to the largest of them.
 
-Only operations on whole strings are used. A long text is not read as a whole but in 64 places, spread evenly and shifted by chance
-(once for each process, so that nobody can write between them); the time is bounded therefore, however long the text is.
+Only operations on whole strings are used. A long text is not read as a whole but in 64 places, spread evenly and shifted by
+chance (once for each process, so that nobody can write between them); so the time is bounded, however long the text is.
 """
 
 from __future__ import annotations
@@ -101,6 +101,12 @@ _OTHERS: _Weights = (
     (b"F", 1_000, 3_000),
     (b"E", 2_439, 4_000),
 )
+_PAIRS_OF_OTHERS: _Weights = (
+    # where a vocabulary has no words of a script, the space before one is a token too
+    (b" B", 0, 925),
+    (b" I", 0, 925),
+    (b" J", 0, 925),
+)
 _LEAST = 3_600
 """What is added to an upper estimate, in thousandths."""
 
@@ -159,13 +165,13 @@ def _weighed(text: str) -> tuple[int, int]:
     classes = text.encode("utf-8", "surrogatepass").translate(_CLASSES, _CONTINUATIONS)
     count = classes.count
     central = most = named = 0
-    singles = _ASCII if text.isascii() else _ASCII + _OTHERS
+    singles, pairs = (_ASCII, _PAIRS) if text.isascii() else (_ASCII + _OTHERS, _PAIRS + _PAIRS_OF_OTHERS)
     for pattern, weight, upper in singles:
         found = count(pattern)
         named += found
         central += found * weight
         most += found * upper
-    for pattern, weight, upper in _PAIRS:
+    for pattern, weight, upper in pairs:
         found = count(pattern)
         central += found * weight
         most += found * upper

@@ -1,7 +1,7 @@
 """Exact counts with the vocabularies of OpenAI's models, where the extra ``tokens`` is installed.
 
-The vocabularies are inside ``toktok-rs``; nothing is fetched. Loading both takes a second or more and 110 MB, so it is done once,
-at the start.
+The vocabularies are inside ``toktok-rs``; nothing is fetched. Loading both takes a second or more and 110 MB, so it is done
+once, at the start.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ class ExactTokens:
     def count(self, texts: Sequence[str], vocabulary: Vocabulary) -> int | None:
         """The tokens of these texts; None if they are not text (surrogates stand alone in them)."""
         try:
-            return sum(self._count(texts, vocabulary, 1))
+            counts: list[int] = self._count(texts, vocabulary, 1)
         except UnicodeEncodeError:
             return None
+        return sum(counts)
 
 
 def exact_tokens() -> ExactTokens | None:
