@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from gateway.config import Section, sections
@@ -43,6 +43,8 @@ def _shown(value: Any, is_duration: bool, is_size: bool) -> str:
         value = value.get_secret_value()
     if value is None:
         return "unset"
+    if isinstance(value, BaseModel):
+        return f"`{value.model_dump_json(exclude_defaults=True)}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
     if is_duration:

@@ -257,7 +257,8 @@ class PricesSettings(Section):
     )
     fallback: ModelPrice = Field(
         ModelPrice(input_usd_per_mtok=Decimal(30), output_usd_per_mtok=Decimal(180)),
-        description="The price of unknown models.",
+        description="The price of unknown models. The default is that of the dearest models that are in general use:"
+        " an unknown one should rather be charged too much than too little.",
     )
     models: Prices = Field(
         {},

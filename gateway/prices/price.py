@@ -60,30 +60,42 @@ class Price:
         they are among it. Where a provider's numbers contradict each other, no class counts more tokens than the wider one has
         left, so that the whole is never more than input and output at their dearest, and never negative.
         """
-        all_input, all_output, cached, written, reasoning, heard, spoken, cached_audio = usage
-        all_input = max(all_input, 0)
+        given, answered, cached, written, reasoning, heard, spoken, cached_audio = usage
         for above, price in self.tiers:
-            if all_input > above:
+            if given > above:
                 return price.cost_nano_usd(usage)
-        all_output = max(all_output, 0)
-        micro = all_input * self.input + all_output * self.output
-        if cached > 0 or written > 0 or heard > 0:
-            cached = min(max(cached, 0), all_input)
-            heard = max(heard, 0)
-            cached_audio = min(max(cached_audio, 0), cached, heard)
-            written = min(max(written, 0), all_input - cached)
-            fresh_audio = min(heard - cached_audio, all_input - cached - written)
-            micro += (
+        if given < 0 or answered < 0:
+            return self.cost_nano_usd(_without_contradictions(usage))
+        femto = given * self.input + answered * self.output
+        if cached or written or heard or cached_audio:
+            if not (
+                0 <= cached_audio <= heard <= given - cached - written + cached_audio
+                and cached_audio <= cached
+                and written >= 0
+            ):
+                return self.cost_nano_usd(_without_contradictions(usage))
+            femto += (
                 (cached - cached_audio) * (self.cached - self.input)
                 + cached_audio * (self.cached_audio - self.input)
                 + written * (self.cache_write - self.input)
-                + fresh_audio * (self.audio_input - self.input)
+                + (heard - cached_audio) * (self.audio_input - self.input)
             )
-        if spoken > 0 or reasoning > 0:
-            spoken = min(max(spoken, 0), all_output)
-            reasoning = min(max(reasoning, 0), all_output - spoken)
-            micro += spoken * (self.audio_output - self.output) + reasoning * (self.reasoning - self.output)
-        return -(-micro // MTOK) + self.request
+        if spoken or reasoning:
+            if not 0 <= spoken <= answered - reasoning <= answered:
+                return self.cost_nano_usd(_without_contradictions(usage))
+            femto += spoken * (self.audio_output - self.output) + reasoning * (self.reasoning - self.output)
+        return -(-femto // MTOK) + self.request
+
+
+def _without_contradictions(usage: Usage) -> Usage:
+    given, answered = max(usage.input_tokens, 0), max(usage.output_tokens, 0)
+    cached = min(max(usage.cached_tokens, 0), given)
+    written = min(max(usage.cache_write_tokens, 0), given - cached)
+    cached_audio = min(max(usage.cached_audio_tokens, 0), cached, max(usage.input_audio_tokens, 0))
+    heard = min(max(usage.input_audio_tokens, 0), given - cached - written + cached_audio)
+    spoken = min(max(usage.output_audio_tokens, 0), answered)
+    reasoning = min(max(usage.reasoning_tokens, 0), answered - spoken)
+    return Usage(given, answered, cached, written, reasoning, heard, spoken, cached_audio)
 
 
 def nano(usd: Decimal) -> int:
