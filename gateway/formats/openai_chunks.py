@@ -120,9 +120,10 @@ class ChunkReader:
 
     def _finish(self, index: int, reason: str) -> None:
         self._unfinished.discard(index)
-        self.ended = not self._unfinished
         if reason == "error":  # OpenRouter
             self.failed = True
+        else:
+            self.ended = not self._unfinished
 
     def _read_calls(self, delta: _Delta) -> None:
         functions = [call.function for call in delta.tool_calls or ()]

@@ -67,8 +67,6 @@ class StreamMeter:
         for raw, data in events:
             if not (data and self._read(data)):
                 shown.append(_without_null_usage(raw, data) if b'"usage"' in data else raw)
-        if len(shown) == 1:
-            return shown[0]
         together = b"".join(shown)
         return chunk if together == chunk else together
 
