@@ -15,12 +15,26 @@ from gateway.routing import understood, upstream_path
 
 
 class Call(NamedTuple):
-    """``model`` is the name that the target is asked for. ``fields`` is None where no JSON object was read."""
+    """``asked`` is what the target is asked for, and ``named`` how the client named the model: it may be an alias.
+
+    ``fields`` is None where no JSON object was read.
+    """
 
     endpoint: Endpoint
     asked: Asked
-    model: str
+    named: str = ""
     fields: Fields | None = None
+
+    @property
+    def model(self) -> str:
+        """The model that the target is asked for; empty if that is not known."""
+        return self.asked.model
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, asked: Asked, aliases: Mapping[str, str], fields: Fields | None = None) -> Call:
+        """With the model that an alias stands for in its place."""
+        model = aliases.get(asked.model)
+        return cls(endpoint, asked if model is None else asked._replace(model=model), asked.model, fields)
 
 
 def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
@@ -66,15 +80,15 @@ def read_call(
     if body is None or not is_readable(head):
         if decides and body is not None and any(name == b"content-encoding" for name, _ in head.headers):
             raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
-        return Call(endpoint, Asked(""), ""), body
+        return Call(endpoint, Asked("")), body
     fields = read_fields(body)
     if fields is None:
         if decides:
             raise InvalidJson("The body must be a JSON object.")
-        return Call(endpoint, Asked(""), ""), body
+        return Call(endpoint, Asked("")), body
     asked = endpoint.asked(fields, understood(head.path))
-    model = rule.aliases.get(asked.model, asked.model)
-    return Call(endpoint, asked, model, fields), body if is_plainly_written(body, fields) else write_fields(fields)
+    call = Call.of(endpoint, asked, rule.aliases, fields)
+    return call, body if is_plainly_written(body, fields) else write_fields(fields)
 
 
 def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) -> tuple[bytes, bool]:
@@ -89,7 +103,7 @@ def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) ->
     if fields is None:
         return body, False
     changes: dict[str, bytes] = {}
-    if call.model != call.asked.model and "model" in fields:
+    if call.model != call.named and "model" in fields:
         changes["model"] = json.dumps(call.model).encode()
     asks = call.endpoint.asks_for_usage(fields) if call.asked.streams else {}
     changes.update(asks)
@@ -102,13 +116,12 @@ def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) ->
 
 def renamed_path(call: Call, path: str) -> str:
     """The path to ask the target for, which may name the model (as Gemini's do), and by an alias."""
-    asked, model = call.asked.model, call.model
-    if asked == model:
+    named, model = call.named, call.model
+    if named == model:
         return path
-    return understood(path).replace(f"/models/{asked}:", f"/models/{quote(model, safe='')}:", 1)
+    return understood(path).replace(f"/models/{named}:", f"/models/{quote(model, safe='')}:", 1)
 
 
 def names_of(call: Call, aliases: Mapping[str, str]) -> tuple[str, ...]:
     """The names under which a key may be allowed to ask for the model."""
-    asked = call.asked.model
-    return (asked, call.model) if asked in aliases else (call.model,)
+    return (call.named, call.model) if call.named in aliases else (call.model,)

@@ -160,7 +160,7 @@ class Explainer:
         if endpoint is None:
             described = b"{}" if asked.model is None else json.dumps({"model": asked.model}).encode()
             return terms_of(self._accounting, asked, key, rule, None, described)._replace(body=None)
-        call = Call(endpoint, Asked(model, max_output_tokens=asked.output_tokens), rule.aliases.get(model, model))
+        call = Call.of(endpoint, Asked(model, max_output_tokens=asked.output_tokens), rule.aliases)
         return terms_of_call(self._accounting, asked, key, rule, call, None, asked.input_tokens or 0)
 
     async def _seen(
