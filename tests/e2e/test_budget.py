@@ -66,9 +66,7 @@ async def test_a_dollar_is_spent_and_not_a_nano_more():
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(valkey_server())
         settings = {**SETTINGS, "REDIS__URL": store.url}
-        replicas = [
-            stack.enter_context(a_gateway(stack.enter_context(short_directory()), settings=settings)) for _ in range(2)
-        ]
+        replicas = [stack.enter_context(a_gateway(stack.enter_context(short_directory()), settings=settings)) for _ in range(2)]
         demo = stack.enter_context(a_demo_upstream(stack.enter_context(short_directory()), "--chunk-delay-ms", "5"))
         rule = {"path": "/", "target": f"http://127.0.0.1:{demo}", "prices": PRICES}
         for subdomain, fields in (("bounded", {"max_tokens": WRITTEN}), ("unbounded", {})):
