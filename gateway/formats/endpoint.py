@@ -43,7 +43,10 @@ class StreamReader(Protocol):
     """Reads the events of one streamed reply, in their order."""
 
     usage: Usage | None
-    """As the stream has told it by now; None while it has not."""
+    """As the stream has told it by now; None while it has not.
+
+    Until the stream has ended, its output may be too low (Anthropic tells input at the beginning): weigh what was delivered.
+    """
     ended: bool
     """True once the stream has said that it is complete."""
     failed: bool

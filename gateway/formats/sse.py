@@ -32,7 +32,10 @@ class SseSplitter:
         if self._plain and chunk[-2:] == b"\n\n" and b"\r" not in chunk:
             if chunk.find(b"\n") == len(chunk) - 2 and chunk[:6] == b"data: ":
                 return [(chunk, chunk[6:-2])]
-            return [(raw := block + b"\n\n", _data_of(raw)) for block in chunk[:-2].split(b"\n\n")]
+            return [
+                (block + b"\n\n", block[6:] if block[:6] == b"data: " and b"\n" not in block else _data_of(block))
+                for block in chunk[:-2].split(b"\n\n")
+            ]
         events = self._feed_slowly(chunk)
         self._plain = self._started and not self._pending and not self._given_up
         return events
@@ -74,8 +77,6 @@ class SseSplitter:
 
 
 def _data_of(raw: bytes) -> bytes:
-    if raw[:6] == b"data: " and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
-        return raw[6:-2]
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     lines: list[bytes] = []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats import Asked
+from gateway.formats import Asked, Usage
 from gateway.formats.anthropic_messages import AnthropicMessages
 
 MESSAGES = AnthropicMessages()
@@ -82,3 +82,10 @@ def test_a_message_is_bounded_and_so_is_its_thinking(members: dict[str, Any], ex
 
 def test_usage_needs_no_asking():
     assert MESSAGES.asks_for_usage(fields(stream=True)) == {}
+
+
+def test_a_message_has_ended_when_it_has_a_reason_to():
+    reader = MESSAGES.stream()
+    reader.read(b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}')
+    assert reader.ended
+    assert reader.usage == Usage(0, 5)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.formats import Asked
+from gateway.formats import Asked, Delivered
 from gateway.formats.openai_responses import OpenAIResponses
 
 RESPONSES = OpenAIResponses()
@@ -58,3 +58,10 @@ def test_a_response_is_bounded(bound: int | None, expected: dict[str, bytes]):
 
 def test_usage_needs_no_asking():
     assert RESPONSES.asks_for_usage(fields(stream=True)) == {}
+
+
+def test_sound_counts_as_a_piece_and_not_by_its_base64():
+    reader = RESPONSES.stream()
+    reader.read(b'{"type":"response.audio.delta","delta":"AAAAAAAA"}')
+    reader.read(b'{"type":"response.audio.transcript.delta","delta":"Hi"}')
+    assert reader.delivered() == Delivered(2, 2, 0)

@@ -29,6 +29,8 @@ def data(*chunks: bytes) -> list[bytes]:
         (b"data\n\ndata\ndata\n\ndata:\n\n", [b"\n"]),
         (b"event: x\ndata: a\nretry: 10\n\n", [b"a"]),
         (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
+        (b"data: a\rdata: b\r\r", [b"a\nb"]),
         (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
         (b"data: a\n\r\ndata: b\r\n\ndata: c\r\n\r\n", [b"a", b"b", b"c"]),
         (b"\xef\xbb\xbfdata: a\n\ndata: b\n\n", [b"a", b"b"]),
@@ -65,6 +67,14 @@ def test_an_event_is_there_as_soon_as_its_blank_line_is():
     assert splitter.feed(b"\ndata: c\n\nda") == [(b"data: b\r\n\r\n", b"b"), (b"data: c\n\n", b"c")]
     assert splitter.flush() == [(b"da", b"")]
     assert splitter.flush() == []
+
+
+def test_lines_may_end_in_different_ways_in_every_chunk():
+    assert data(b"data: a\n\n", b"data: b\rdata: c\n\n", b"data: d\rdata: e\n\ndata: f\r\n\n") == [b"a", b"b\nc", b"d\ne", b"f"]
+
+
+def test_an_event_that_two_cr_end_is_there_at_once():
+    assert SseSplitter().feed(b"data: a\r\r") == [(b"data: a\r\r", b"a")]
 
 
 def test_a_chunk_that_is_one_event_is_given_as_it_is():
