@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.formats.reading import UNREADABLE, repaired, value_of, whole_number
+from gateway.formats.reading import MOST, UNREADABLE, repaired, value_of, whole_number
 from gateway.formats.usage import Usage
 
 
@@ -15,7 +15,30 @@ class _Reply(msgspec.Struct):
     x_groq: msgspec.Raw = msgspec.Raw()
 
 
+class _Reads(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class _Writes(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What chat completions usually tell; whatever looks otherwise is read with more care."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _Reads = _Reads()
+    completion_tokens_details: _Writes = _Writes()
+
+
 _decode = msgspec.json.Decoder(_Reply).decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 
 
 def openai_usage(usage: Any) -> Usage | None:
@@ -72,10 +95,26 @@ def usage_in_reply(body: bytes) -> Usage | None:
             reply = _decode(repaired(body))
         except UNREADABLE:
             return None
-    usage = openai_usage(value_of(reply.usage))
+    usage = _plain_usage(reply.usage) or openai_usage(value_of(reply.usage))
     if usage is None and (groq := value_of(reply.x_groq)):
         usage = openai_usage(groq.get("usage")) if isinstance(groq, dict) else None
     return usage
+
+
+def _plain_usage(raw: msgspec.Raw) -> Usage | None:
+    """What `openai_usage` would find, in a tenth of the time, where the numbers agree with each other; else None."""
+    try:
+        told = _decode_plain(raw)
+    except UNREADABLE:
+        return None
+    read, written = told.prompt_tokens, told.completion_tokens
+    reads, writes = told.prompt_tokens_details, told.completion_tokens_details
+    inner = (reads.cached_tokens, reads.audio_tokens, writes.reasoning_tokens, writes.audio_tokens)
+    if not 0 <= read + written == told.total_tokens <= MOST or min(read, written, *inner) < 0:
+        return None
+    if max(reads.cached_tokens, reads.audio_tokens) > read or max(writes.reasoning_tokens, writes.audio_tokens) > written:
+        return None
+    return Usage(read, written, reads.cached_tokens, 0, writes.reasoning_tokens, reads.audio_tokens, writes.audio_tokens)
 
 
 def _first(counts: dict[str, Any], *names: str) -> int | None:

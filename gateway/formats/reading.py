@@ -54,6 +54,8 @@ def members_of(raw: bytes | None) -> dict[str, bytes] | None:
 
 def whole_number(value: Any) -> int | None:
     """A count. Providers take ``16.0``, and some ``"16"`` (JSON of Protocol Buffers writes 64 bits so); None for all else."""
+    if type(value) is int or value is None:
+        return value if value is not None and 0 <= value <= MOST else None
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) <= 10 else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST or value != int(value):

@@ -24,7 +24,7 @@ from gateway.secrets import Vault
 from gateway.store import connect, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from tests.asgi import App, a_scope, status_of
-from tests.builders import built_in_plugins
+from tests.builders import an_accounting, built_in_plugins
 from tests.gateways import MASTER_KEY, ATenant, Gateway
 from tests.servers import valkey_server
 from tests.stores import patient
@@ -92,7 +92,8 @@ async def _measure(store_url: str, target_port: int, options: argparse.Namespace
     connection = connect(patient(store_url))
     stores = await open_stores(connection, config.limits.lease, config.usage.retention)
     metrics, vault, log = Metrics(), Vault(MASTER_KEY), io.StringIO()
-    parts = ProxyParts(config, stores, built_in_plugins(), vault, metrics, AccessLog(log), lambda: False)
+    accounting = an_accounting(config)
+    parts = ProxyParts(config, stores, built_in_plugins(), vault, accounting, metrics, AccessLog(log), lambda: False)
     app = create_proxy_app(parts)
     gateway = Gateway(0, config, stores, vault, metrics, log)
     tenant = await gateway.new_tenant()
