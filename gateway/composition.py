@@ -16,7 +16,7 @@ from typing import Protocol
 from gateway.admin import create_admin_app
 from gateway.config import Config, RedisSettings
 from gateway.demo_upstream import DemoSettings, create_demo_upstream
-from gateway.errors import GatewayError
+from gateway.errors import ConfigurationError, GatewayError
 from gateway.policy import Accounting
 from gateway.prices import Catalogue, Price, PriceBook, PriceList
 from gateway.proxy import ProxyParts, create_proxy_app
@@ -121,11 +121,14 @@ def master_key(config: Config, *, own: bool) -> bytes | None:
 
 
 def accounting_of(config: Config, catalogue: Catalogue) -> Accounting:
-    """What counts tokens and knows prices, as configured."""
+    """What counts tokens and knows prices, as configured. Raises ConfigurationError."""
+    counter = TokenCounter(exact=config.limits.count_prompts == "exact")
+    if config.limits.count_prompts == "exact" and not counter.is_exact:
+        raise ConfigurationError("limits.count_prompts: exact needs `pip install ai-gateway[tokens]`")
     prices = config.prices
     fallback = Price.of(prices.fallback) if prices.unknown_model == "price" else None
     book = PriceBook(catalogue, fallback, PriceList(prices.models))
-    return Accounting(TokenCounter(exact=True), book, config.limits.default_output_tokens)
+    return Accounting(counter, book, config.limits.default_output_tokens)
 
 
 async def run_servers(

@@ -209,6 +209,11 @@ class LimitsSettings(Section):
         description="Output reserved for a request that sets no bound of its own, where tokens or cost are limited. Where a"
         " quota of them is to be kept, it becomes the request's bound.",
     )
+    count_prompts: Literal["estimate", "exact"] = Field(
+        "estimate",
+        description="How tokens are counted before a call. `exact` does so where the model's vocabulary is known; it needs"
+        " `pip install ai-gateway[tokens]`, 110 MB and a second at the start of each process.",
+    )
     plugin_timeout: PositiveMs = Field(1_000, description="Longest run of one plugin in one stage.")
     lease: PositiveMs = Field(
         60_000, description="How long requests of a replica that died keep their places in flight. Requests that last renew it."

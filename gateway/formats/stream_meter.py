@@ -12,6 +12,7 @@ from gateway.formats.reading import UNREADABLE
 from gateway.formats.sse import SseSplitter
 
 _NULL_USAGE = re.compile(rb'"usage"[ \t]*:[ \t]*null[ \t]*(?=[,}])')
+_LAST_MEMBER = b',"usage":null}\n\n'
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -72,6 +73,8 @@ class StreamMeter:
 
 
 def _without_null_usage(raw: bytes, data: bytes) -> bytes:
+    if raw.endswith(_LAST_MEMBER) and raw.startswith(b"data: {"):
+        return raw[: -len(_LAST_MEMBER)] + b"}\n\n"  # what stands before the last brace is a member of the outermost object
     try:
         if bytes(_decode(data).usage) != b"null":
             return raw

@@ -72,7 +72,7 @@ class Accounting:
 
     def quote(self, rule: CompiledRule, model: str) -> Quote:
         """What the model costs on a rule. Raises UnknownModel where nobody knows and that is to be refused."""
-        quote = self._prices.quote(model, rule.target.host, rule.prices)
+        quote = self._prices.quote(model, rule.price_host, rule.prices)
         if quote is None:
             raise UnknownModel(f"The price of the model {model[:100]!r} is not known.", param="model")
         return quote

@@ -23,7 +23,8 @@ class CompiledRule:
     """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail.
 
     ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's
-    and the tenant's. ``is_measured`` if one of the limits counts what only the reply tells.
+    and the tenant's, ``price_host`` tells whose public prices hold. ``is_measured`` if one of the limits counts what only the
+    reply tells.
     """
 
     info: RuleInfo
@@ -41,6 +42,7 @@ class CompiledRule:
     usage_comment: bool
     aliases: Mapping[str, str]
     prices: tuple[PriceList, ...]
+    price_host: str
     fault: GatewayError | None = None
 
     def url(self, path: str, query: str) -> str:

@@ -133,6 +133,7 @@ class Compiler:
             usage_comment=rule.usage_comment,
             aliases=tenant.model_aliases,
             prices=tuple(PriceList(prices) for prices in (rule.prices, tenant.prices) if prices),
+            price_host=target.host + target.path,
             fault=fault,
         )
 

@@ -64,9 +64,10 @@ def terms_of_call(
     Raises NotAllowed, UnknownModel, InvalidHeader.
     """
     check_model(key, head, names_of(call, rule.aliases))
-    quote = accounting.quote(rule, call.model)
+    model = call.model
+    quote = accounting.quote(rule, model)
     demand = None
     if rule.is_measured or key.is_measured:
         demand = accounting.demand(call, quote.price, (*key.limits, *rule.limits), input_tokens)
-    limits = limits_of_request(head, key, rule, call.model, demand)
-    return Terms(limits, body, call.model, call, quote, demand)
+    limits = limits_of_request(head, key, rule, model, demand)
+    return Terms(limits, body, model, call, quote, demand)

@@ -38,7 +38,18 @@ class Metering:
     model read its input.
     """
 
-    __slots__ = ("_accounting", "_delivered", "_has_read", "_long", "_most_output", "_quote", "_reader", "_told", "call")
+    __slots__ = (
+        "_accounting",
+        "_delivered",
+        "_has_read",
+        "_long",
+        "_most_output",
+        "_quote",
+        "_reader",
+        "_spent",
+        "_told",
+        "call",
+    )
 
     def __init__(self, accounting: Accounting, call: Call, quote: Quote, most_output_tokens: int) -> None:
         self._accounting = accounting
@@ -49,6 +60,7 @@ class Metering:
         self._reader: StreamReader | None = None
         self._long: LongReply | None = None
         self._has_read = False
+        self._spent: Spent | None = None
         self.call = call
 
     @property
@@ -76,6 +88,7 @@ class Metering:
             text = body.decode("utf-8", "replace")
             narrow = len(text.encode("ascii", "ignore"))
             self._delivered = Delivered(0, narrow, len(text) - narrow)
+        self._spent = self.spent()
 
     def unreadable(self) -> None:
         """The reply cannot be read, so that the most is taken for what it tells."""
@@ -90,6 +103,8 @@ class Metering:
         """What the call has used, as far as is known by now."""
         if not self._has_read:
             return NOTHING
+        if self._spent is not None:
+            return self._spent
         told, delivered, reader = self._told, self._delivered, self._reader
         if reader is not None:
             told, delivered = reader.usage, reader.delivered()

@@ -21,9 +21,11 @@ from tests.wire import an_upstream
 
 BODY = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
 
-CALLS = 930
-"""Most calls for a request with one limit: 894 when this was written, of which some 450 are the event loop and the target, both
-written in Python here. Lower it when it can be."""
+ANSWER = b'{"choices":[{"message":{"content":"Hi"}}],"usage":{"prompt_tokens":8,"completion_tokens":1,"total_tokens":9}}'
+
+CALLS = {"none": 930, "auto": 1_110}
+"""Most calls for a request with one limit, by the format of its rule: 894 and 1079 when this was written, some 450 of them the
+event loop and the target, both written in Python here. Lower it when it can be."""
 
 REQUESTS = 40
 
@@ -34,13 +36,23 @@ def store_url():
         yield server.url
 
 
+async def answer(call):
+    await call.read_body()
+    await call.answer(200, [("content-type", "application/json")], body=ANSWER)
+
+
 @pytest.fixture
-async def hot(store_url):
+def rule_format():
+    return "auto"
+
+
+@pytest.fixture
+async def hot(store_url, rule_format):
     """The app of a proxy and a scope for it, both used before: configuration, connections and caches are there."""
-    async with an_upstream() as upstream, running_proxy(store_url) as gateway:
+    async with an_upstream(answer) as upstream, running_proxy(store_url) as gateway:
         tenant = await gateway.new_tenant(f"t{id(upstream)}")
         limits = [{"name": "rate_limiter", "settings": {"limit": 10_000, "window": "1s"}}]
-        await gateway.new_rule(tenant, upstream.url, plugin_chain=limits)
+        await gateway.new_rule(tenant, upstream.url, plugin_chain=limits, format=rule_format)
         parts = ProxyParts(
             gateway.config,
             gateway.stores,
@@ -94,7 +106,8 @@ async def test_the_admissions_of_one_turn_of_the_loop_are_one_write(hot, monkeyp
     assert written[0].count(b"EVALSHA") == 16
 
 
-async def test_a_request_takes_no_more_calls_than_recorded_and_leaves_nothing_behind(hot, monkeypatch):
+@pytest.mark.parametrize("rule_format", CALLS)
+async def test_a_request_takes_no_more_calls_than_recorded_and_leaves_nothing_behind(hot, rule_format):
     app, scope = hot
     calls = 0
 
@@ -117,7 +130,7 @@ async def test_a_request_takes_no_more_calls_than_recorded_and_leaves_nothing_be
     finally:
         sys.setprofile(None)
         gc.enable()
-    assert calls / REQUESTS < CALLS, f"{calls / REQUESTS:.0f} calls"
+    assert calls / REQUESTS < CALLS[rule_format], f"{calls / REQUESTS:.0f} calls"
     cycles = gc.collect()
     assert len(gc.get_objects()) - before < 3 * REQUESTS
     # what lies in cycles stays until the collector comes, which takes time from every request
