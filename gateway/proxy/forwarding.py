@@ -23,11 +23,13 @@ from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.proxy.returning import Returning, is_event_stream
-from gateway.telemetry import Visit
+from gateway.telemetry import Called, Visit
 
 _LOG = logging.getLogger("gateway.proxy")
 
 READ_AT_ONCE_BYTES = 64 << 10
+MOST_NAMED = 1_000
+"""Clients name models, so not every one that is unknown is worth a line in the log."""
 
 
 class Forwarding:
@@ -48,6 +50,7 @@ class Forwarding:
         self._background = background
         self._watches = watches
         self._limits = limits
+        self._unpriced: set[str] = set()
         self._limit_headers = limit_headers_in(limits.ratelimit_headers)
 
     async def run(self, ticket: Ticket, head: RequestHead, body: RequestBody, reply: ReplyWriter, visit: Visit) -> None:
@@ -165,6 +168,9 @@ class Forwarding:
         call, quote = ticket.terms.call, ticket.terms.quote
         if call is None or quote is None:
             return None
+        if not quote.known and call.model not in self._unpriced and len(self._unpriced) < MOST_NAMED:
+            self._unpriced.add(call.model)
+            _LOG.warning("nobody knows what the model %.200r costs: its calls cost prices.fallback", call.model)
         return Metering(self._accounting, call, quote, self._accounting.most_output_tokens(call, ticket.terms.demand))
 
 
@@ -183,9 +189,7 @@ def _note(outcome: Outcome, exchange: Exchange, visit: Visit, metering: Metering
     """For plugins that observe, the metrics and the log."""
     spent = outcome.spent
     exchange.usage, exchange.cost_nano_usd = spent.usage, spent.cost_nano_usd
-    visit.model = metering.call.model
-    visit.usage, visit.cost_nano_usd = spent.usage, spent.cost_nano_usd
-    visit.is_estimate, visit.is_priced = spent.is_estimate, metering.is_priced
+    visit.called = Called(metering.call.model, spent.usage, spent.cost_nano_usd, spent.is_estimate, metering.is_priced)
 
 
 def _exchange_of(ticket: Ticket, head: RequestHead, visit: Visit) -> Exchange:
