@@ -188,7 +188,7 @@ class Placed:
     def key(self) -> str:
         return self.bound.key
 
-    def arguments(self, cost: int) -> list[str]:
+    def arguments(self, cost: int, now: int = NOON) -> list[str]:
         return list(self.bound._replace(cost=cost).arguments)
 
 
