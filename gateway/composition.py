@@ -95,7 +95,8 @@ async def opened_stores(config: Config, url: str | None) -> AsyncIterator[Stores
     async with AsyncExitStack() as stack:
         connection = connect(config.redis, url=url)
         stack.push_async_callback(connection.close)
-        yield await open_stores(connection, config.limits.lease, config.usage.retention)
+        max_receipts = config.usage.max_receipts if config.usage.receipts else None
+        yield await open_stores(connection, config.limits.lease, config.usage.retention, max_receipts=max_receipts)
 
 
 async def answers(settings: RedisSettings) -> bool:

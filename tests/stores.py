@@ -147,6 +147,7 @@ _CONTENT: Mapping[bytes, Callable[[Any, bytes], Awaitable[Any]]] = {
     b"string": lambda client, key: client.get(key),
     b"hash": lambda client, key: client.hgetall(key),
     b"list": lambda client, key: client.lrange(key, 0, -1),
+    b"stream": lambda client, key: client.xrange(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
 }
 
