@@ -27,7 +27,7 @@ KEPT_IN_INDEX_MS = 7 * 86_400_000
 """A tenant of whom nobody has said so for this long, and who has none, leaves the index."""
 
 # A server runs a pipeline to its end before it turns to other clients, so the bound is on all commands of one.
-NAMES_AT_ONCE = 200
+NAMES_AT_ONCE = 100
 RECEIPTS_AT_ONCE = 200
 
 
@@ -128,9 +128,10 @@ class ReceiptStore:
 
         Where the server has lost the one that was read, nothing is removed, and what is there now must be read.
         """
-        replies = await self._runner.call_each(
-            "remove_receipts", [_removal(tenant_id, receipt.number, receipt.id) for tenant_id, receipt in last.items()]
-        )
+        replies: list[Any] = []
+        for ids in _pieces(list(last)):
+            calls = [_removal(tenant_id, last[tenant_id].number, last[tenant_id].id) for tenant_id in ids]
+            replies += await self._runner.call_each("remove_receipts", calls)
         failures: dict[str, Exception] = {}
         for tenant_id, reply in zip(last, replies, strict=True):
             match reply:
