@@ -132,7 +132,7 @@ async def settle(stores: Stores, tenants: list[Tenant], stop: asyncio.Event, cha
         for _ in range(chance.choice([1, 1, 2])):
             assert not any(await stores.settlements.settle(settlements))
         tenant.settled.update(dict.fromkeys(names, what))
-        await asyncio.sleep(0.004)
+        await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
@@ -181,7 +181,7 @@ async def kill_exports(folder: Path, url: str, chance: random.Random) -> int:
         with an_export(folder, url, "--follow", "--every", "20ms", "--max-file-bytes", "200KB") as program:
             if number:
                 await asyncio.to_thread(program.wait_until, lambda: _size(folder) > before, "exporting")  # noqa: B023
-            await asyncio.sleep(chance.uniform(0, 0.5))
+            await asyncio.sleep(chance.choice([0, 0.005, chance.uniform(0, 0.5)]))
             program.kill()
     return sum(path.read_bytes().count(b"\n") for path in (folder / "out").glob("receipts-*"))
 

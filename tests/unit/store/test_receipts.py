@@ -286,6 +286,7 @@ async def test_numbers_that_a_failover_gave_away_again_are_not_removed(receipt_s
     assert others[0].number == receipts[0].number
     assert await receipt_stores.receipts.remove({TENANT: receipts[4]}) == {}
     assert await all_of(receipt_stores) == others
+    assert await receipt_stores.receipts.exported(TENANT) == 0
 
 
 async def test_of_many_tenants_those_that_fail_are_named(receipt_stores: Stores):
