@@ -7,12 +7,12 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InternalError
 from gateway.export.files import ReceiptFiles
 from gateway.store import Receipt, ReceiptStore
 
@@ -157,10 +157,12 @@ async def follow(
                 tidied = float("-inf")
                 while not stop.is_set():
                     try:
-                        await exporter.run(stop)
+                        with _damage_logged():
+                            await exporter.run(stop)
                         now = asyncio.get_running_loop().time()
                         if tidied + TIDY_EVERY_S <= now:
-                            await exporter.tidy()
+                            with _damage_logged():
+                                await exporter.tidy()
                             tidied = now
                         failures, pause_s = 0, every_s
                     except (GatewayError, OSError) as error:
@@ -170,6 +172,15 @@ async def follow(
         except GatewayError as error:  # it cannot be opened
             await _wait(stop, _pause(failures, error))
             failures += 1
+
+
+@contextlib.contextmanager
+def _damage_logged() -> Iterator[None]:
+    """What is damaged, a tenant's stream most likely, is not mended by a pause, and everybody else goes on."""
+    try:
+        yield
+    except InternalError as error:
+        _LOG.error("something in the store is damaged: %r", error.__cause__ or error)
 
 
 def _pause(failures: int, error: Exception) -> float:

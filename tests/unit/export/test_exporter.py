@@ -282,6 +282,29 @@ async def test_following_goes_on_after_failures_of_any_kind(
     assert (ids(tmp_path), troubles, opens) == (["one", "two"], [], 3)
 
 
+async def test_following_goes_on_at_its_pace_where_one_tenant_is_damaged(
+    receipt_stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(exporter, "PAUSES_S", (3_600,))
+    await receipt_stores.connection.client.set(Keyspace.of_tenant(OTHER).receipts(OTHER), "no stream")
+    await receipt_stores.connection.client.zadd(receipt_index(), {OTHER: 1, "long-ago-0123456789ab": 1})
+    stop, totals = asyncio.Event(), Totals()
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[ReceiptStore]:
+        yield receipt_stores.receipts
+
+    with ReceiptFiles(tmp_path, 1 << 30).opened() as files:
+        task = asyncio.create_task(follow(opened, files, totals, 0.01, stop))
+        for count in (1, 2):
+            await settle(receipt_stores, f"n{count}")
+            await until(lambda count=count: totals.receipts == count)  # type: ignore[misc]
+        stop.set()
+        await task
+    assert ids(tmp_path) == ["n1", "n2"]
+    assert "long-ago-0123456789ab" not in await receipt_stores.receipts.tenants(), "it was tidied"
+
+
 async def test_following_does_not_wait_when_it_is_told_to_stop_and_not_at_all_for_a_wrong_configuration(tmp_path: Path):
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[ReceiptStore]:
