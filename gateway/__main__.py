@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gateway import __version__
-from gateway.composition import Addresses, Runner, answers, check, run_demo_upstream, run_servers
+from gateway.composition import Addresses, Runner, answers, check, export_usage, run_demo_upstream, run_servers
 from gateway.config import Config, load_config
 from gateway.demo_upstream import DemoSettings
-from gateway.errors import ConfigurationError, StoreUnavailable
+from gateway.errors import ConfigurationError, InternalError, StoreUnavailable
 from gateway.quick_start import first_steps, seed_demo
 from gateway.serving import run_event_loop
 from gateway.store import Stores, describe
 from gateway.telemetry import start_logging
+from gateway.units import parse_duration_ms, parse_size_bytes
 from gateway.workers import run_workers
 
 DEMO_PORT = 9000
+LOCAL_ADVICE = "; `gateway run --local` starts one of its own"
 
 config_option = click.option(
     "--config",
@@ -104,6 +106,42 @@ def demo_upstream(
     _run(config, run_demo_upstream(config, host, port, settings))
 
 
+def _measured(parse: Callable[[object], int]) -> Callable[[click.Context, click.Parameter, str], int]:
+    """Durations and sizes as the configuration writes them."""
+
+    def convert(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+        try:
+            measured = parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        if measured <= 0:
+            raise click.BadParameter("must be more than nothing")
+        return measured
+
+    return convert
+
+
+@main.command(name="export-usage")
+@config_option
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the files; made if need be.")
+@click.option("--follow/--once", default=False, show_default="once", help="Go on until a signal says stop.")
+@click.option("--every", default="5s", show_default=True, callback=_measured(parse_duration_ms), help="How often to look.")
+@click.option("--max-file-bytes", default="100MB", show_default=True, callback=_measured(parse_size_bytes))
+def export_usage_command(config_path: Path | None, folder: Path, follow: bool, every: int, max_file_bytes: int) -> None:
+    """Write receipts of settled requests to JSON Lines files, for billing."""
+    config = _load(config_path)
+
+    async def export() -> None:
+        try:
+            click.echo(await export_usage(config, folder, max_file_bytes, every if follow else None), err=True)
+        except OSError as error:
+            raise Refusal(f"{error.filename or folder}: {error.strerror}") from error
+        except InternalError as error:
+            raise Refusal("some receipts could not be exported; the log says why") from error
+
+    _run(config, export(), store_advice="")
+
+
 async def _run_configured(config: Config, parts: tuple[str, ...]) -> None:
     await _runner(config)(config, parts, embedded=config.redis.is_embedded)
 
@@ -143,14 +181,14 @@ def _load(path: Path | None) -> Config:
     return config
 
 
-def _run(config: Config, work: Coroutine[Any, Any, None]) -> None:
+def _run(config: Config, work: Coroutine[Any, Any, None], store_advice: str = LOCAL_ADVICE) -> None:
     try:
         run_event_loop(work)
     except ConfigurationError as error:
         raise Refusal(str(error)) from None
     except StoreUnavailable as error:
         where = describe(config.redis)
-        raise Refusal(f"the store ({where}) does not answer; `gateway run --local` starts one of its own") from error
+        raise Refusal(f"the store ({where}) does not answer{store_advice}") from error
     except KeyboardInterrupt:
         sys.exit(130)
 

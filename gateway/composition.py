@@ -16,14 +16,15 @@ from typing import Protocol
 from gateway.admin import create_admin_app
 from gateway.config import Config, RedisSettings
 from gateway.demo_upstream import DemoSettings, create_demo_upstream
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError, GatewayError, StoreUnavailable
+from gateway.export import Exporter, ReceiptFiles, Totals, follow
 from gateway.policy import Accounting
 from gateway.prices import Catalogue, Price, PriceBook, PriceList
 from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
 from gateway.serving import ASGIApp, Listener, serve
-from gateway.store import EmbeddedServer, Stores, connect, describe, open_stores
+from gateway.store import EmbeddedServer, ReceiptStore, Stores, connect, describe, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from gateway.tokens import TokenCounter
 
@@ -98,7 +99,8 @@ async def opened_stores(config: Config, url: str | None) -> AsyncIterator[Stores
     async with AsyncExitStack() as stack:
         connection = connect(config.redis, url=url)
         stack.push_async_callback(connection.close)
-        yield await open_stores(connection, config.limits.lease, config.usage.retention)
+        max_receipts = config.usage.max_receipts if config.usage.receipts else None
+        yield await open_stores(connection, config.limits.lease, config.usage.retention, max_receipts=max_receipts)
 
 
 async def answers(settings: RedisSettings) -> bool:
@@ -228,6 +230,42 @@ async def run_demo_upstream(config: Config, host: str, port: int, settings: Demo
     shutdown.listen()
     listener = Listener(create_demo_upstream(settings), host, port, "demo")
     await serve([listener], config.server, shutdown.now)
+
+
+async def export_usage(config: Config, folder: Path, max_file_bytes: int, every_ms: int | None) -> str:
+    """Export receipts to files in a folder: once, or every so often until a signal says stop. Returns what was exported.
+
+    Raises ConfigurationError, and if it is done once StoreUnavailable, OSError of a file and what else went wrong.
+    """
+    shutdown = Shutdown(0)
+    shutdown.listen()
+    totals = Totals()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[ReceiptStore]:
+        async with AsyncExitStack() as stack:
+            url = None
+            if config.redis.is_embedded:
+                embedded = EmbeddedServer(config.redis.data_dir)
+                url = await embedded.running()
+                if url is None and every_ms is not None:
+                    raise StoreUnavailable("no gateway runs the embedded store")
+                url = url or await stack.enter_async_context(embedded)
+            yield (await stack.enter_async_context(opened_stores(config, url))).receipts
+
+    with ReceiptFiles(folder, max_file_bytes).opened() as files:
+        if every_ms is not None:
+            await follow(opened, files, totals, every_ms / 1_000, shutdown.now)
+        else:
+            async with opened() as receipts:
+                exporter = Exporter(receipts, files, totals)
+                await exporter.run(shutdown.now)
+                if await exporter.tidy():
+                    await exporter.run(shutdown.now)
+        return (
+            f"exported to {folder}: receipts {totals.receipts}, tenants {len(totals.tenants)}, files {len(files.written)};"
+            f" lost before they were exported: {totals.lost}"
+        )
 
 
 def check(config: Config) -> list[str]:

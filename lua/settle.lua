@@ -3,17 +3,20 @@
 -- KEYS[1]   clock       string, the latest time this tenant has seen, ms
 -- KEYS[2+]  markers     one an admission: a string, named by its id
 --           ledgers     one a row: a hash, of the day of the admission
+--           receipts    one a row, if there are to be any: a stream, of the tenant whose row it is
 --           limits      each that holds or changes, once
 -- ARGV[1]   lease       ms; how long a late or repeated call is recognised
 -- ARGV[2]   now         empty; ms since 1970 in tests
 -- ARGV[3]   retention   ms, how long the ledger is kept
 -- ARGV[4]   admissions  how many, at most 64: nobody else is served meanwhile
 -- ARGV[5]   rows        how many, of the ledger
--- ARGV[6+]  rows        two words each: "<key id>:<rule id>:", and the model or empty
+-- ARGV[6]   receipts    how many a stream keeps at least; beyond that the oldest are dropped. Empty for no receipts
+-- ARGV[7+]  rows        two words each: "<key id>:<rule id>:", and the model or empty
 --           limits      six words each, see lib/limits; the cost as it was charged
 --           runs        of admissions that are alike, in the order of their markers: how many; their row, counted from
 --                       1, 0 for nothing to record; of each the requests, input, output and cached tokens and nano-USD
---                       to record; how many dues each has, empty for those that were admitted for sure and have none
+--                       to record; how many dues each has, empty for those that were admitted for sure, have none and
+--                       leave no receipt
 --             dues      two words each: the limit, counted from 1, and the actual amount: 0 gives everything back,
 --                       empty keeps the charge; more than the cost is charged on top
 --             each      two words for each admission, unless the dues are empty: its id, and the ms since 1970 at which
@@ -21,7 +24,8 @@
 --
 -- Returns  a word for each admission, in their order: "settled" | "settled_before" | "not_admitted": one that arrives
 --          later is void | "failed: <error>": what comes before that error was done, and the same call does no more
--- Writes   the marker of each; of those admitted and not settled yet also the limits, and once the clock and each row
+-- Writes   the marker of each; of those admitted and not settled yet also the limits and, of one with a row, its
+--          receipt; once the clock and each row. What fails has neither a receipt nor a part in its row
 -- Flags    allow-oom
 
 --- @include "lib/clock"
@@ -40,14 +44,16 @@ end
 local stored = redis.call('MGET', unpack(KEYS, 1, count + 1))
 local now = held_now(stored[1], server_now(ARGV[2]))
 
-local argument = 6
-local first_limit = FIRST_MARKER + count + tonumber(ARGV[5])
+local row_count, most_receipts = tonumber(ARGV[5]), ARGV[6]
+local leaves_receipts = most_receipts ~= ''
+local argument = 7
+local first_row = FIRST_MARKER + count
+local first_receipts = first_row + row_count
+local first_limit = leaves_receipts and first_receipts + row_count or first_receipts
 -- tables are made with a place for what they get if there is one of it: to grow costs more than to be made
 local rows, limits = { false }, { false }
-local row_count = 0
-for index = FIRST_MARKER + count, first_limit - 1 do
-  row_count = row_count + 1
-  rows[row_count] = ledger_row(KEYS[index], ARGV[argument], ARGV[argument + 1])
+for index = 1, row_count do
+  rows[index] = ledger_row(KEYS[first_row + index - 1], ARGV[argument], ARGV[argument + 1])
   argument = argument + ROW_WORDS
 end
 for index = first_limit, #KEYS do
@@ -81,9 +87,11 @@ end
 
 local several = count > 1
 local outcomes, recorded, ended = { false }, several and {}, several and {}
+local receipts, settled_ms = leaves_receipts and {}, leaves_receipts and decimal(now)
 local place, clock_is_due = 0, true
 while place < count do
-  local alike, row, dues = tonumber(ARGV[argument]), rows[tonumber(ARGV[argument + 1])], tonumber(ARGV[argument + 7])
+  local alike, row_place, dues = tonumber(ARGV[argument]), tonumber(ARGV[argument + 1]), tonumber(ARGV[argument + 7])
+  local row = rows[row_place]
   local amounts, first_due = argument + 2, argument + 8
   local past_dues = first_due + (dues or 0) * DUE_WORDS
   local settled = 0
@@ -114,6 +122,19 @@ while place < count do
         if past_dues > first_due then
           done, failure = pcall(settle_dues, marker, { id = id, now = now }, tonumber(admitted), first_due, past_dues)
         end
+        if done and leaves_receipts and row then
+          if admitted == '' then
+            admitted = string.match(marker, '^A (%d+)') or '0'
+          end
+          -- its number is the last one of the stream and one more, also where that one has left
+          done, failure = pcall(
+            redis.call, 'XADD', KEYS[first_receipts + row_place - 1], 'MAXLEN', '~', most_receipts, '0-*',
+            'id', id, 'admitted', admitted, 'settled', settled_ms, 'row', row.name .. row.model,
+            'requests', ARGV[amounts], 'input', ARGV[amounts + 1], 'output', ARGV[amounts + 2],
+            'cached', ARGV[amounts + 3], 'cost', ARGV[amounts + 4]
+          )
+          receipts[place] = failure
+        end
         if done then
           outcomes[place] = 'settled'
           if several then
@@ -135,9 +156,15 @@ for index = 1, row_count do
   local row = rows[index]
   if row.sums then
     local done, failure = pcall(ledger_write, row, ARGV[3])
+    if not done then
+      ledger_take_back(row)
+    end
     for number = 1, done and 0 or count do
       if not several or recorded[number] == row then
         outcomes[number] = failed(failure)
+        if leaves_receipts then
+          redis.call('XDEL', KEYS[first_receipts + index - 1], receipts[number])
+        end
       end
     end
   end

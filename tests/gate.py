@@ -135,7 +135,7 @@ def settle_call(keyspace: Keyspace, now: int, endings: Sequence[Ending]) -> tupl
     limits = [(limit, ending.cost) for ending in endings for limit in ending.limits]
     keys = [keyspace.clock, *(keyspace.marker(ending.admission) for ending in endings)]
     keys += [*(ending.ledger for ending in rows), *(limit.key for limit, _ in limits)]
-    arguments = [str(LEASE_MS), str(now), str(RETENTION_MS), str(len(endings)), str(len(rows))]
+    arguments = [str(LEASE_MS), str(now), str(RETENTION_MS), str(len(endings)), str(len(rows)), ""]
     for ending in rows:
         arguments += [ending.row, ending.model]
     for limit, cost in limits:

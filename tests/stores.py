@@ -28,11 +28,13 @@ __all__ = [
     "debian_store_server",
     "real_server",
     "real_stores",
+    "receipt_stores",
     "stores",
     "valkey_store_server",
 ]
 
 LEASE_MS = 60_000
+MAX_RECEIPTS = 1_000
 
 needs_debian_redis = pytest.mark.skipif(not DEBIAN_REDIS.exists(), reason="Debian's redis-server is not installed")
 REAL = [
@@ -86,6 +88,13 @@ async def stores(any_server: Server | None) -> AsyncIterator[Stores]:
 
 
 @pytest.fixture
+async def receipt_stores(any_server: Server | None) -> AsyncIterator[Stores]:
+    """As ``stores``; what is settled leaves receipts."""
+    async with opened(any_server, max_receipts=MAX_RECEIPTS) as opened_stores:
+        yield opened_stores
+
+
+@pytest.fixture
 async def real_stores(real_server: Server) -> AsyncIterator[Stores]:
     """All stores on Valkey and on Redis."""
     async with opened(real_server) as opened_stores:
@@ -93,12 +102,15 @@ async def real_stores(real_server: Server) -> AsyncIterator[Stores]:
 
 
 @contextlib.asynccontextmanager
-async def opened(server: Server | None, replacing: Mapping[str, str] | None = None) -> AsyncIterator[Stores]:
+async def opened(
+    server: Server | None, replacing: Mapping[str, str] | None = None, *, max_receipts: int | None = None
+) -> AsyncIterator[Stores]:
     """The stores on a server, or on a fakeredis of their own; ``replacing`` changes the text of the scripts."""
     connection = fake_connection() if server is None else connect(patient(server.url))
     try:
         # fakeredis knows no shebang; a real server says itself what it knows
-        opened_stores = await open_stores(connection, LEASE_MS, shebang=False if server is None else None)
+        shebang = False if server is None else None
+        opened_stores = await open_stores(connection, LEASE_MS, max_receipts=max_receipts, shebang=shebang)
         if replacing:
             runner = await changed_runner(connection, replacing)
             opened_stores = dataclasses.replace(opened_stores, runner=runner)
@@ -147,6 +159,7 @@ _CONTENT: Mapping[bytes, Callable[[Any, bytes], Awaitable[Any]]] = {
     b"string": lambda client, key: client.get(key),
     b"hash": lambda client, key: client.hgetall(key),
     b"list": lambda client, key: client.lrange(key, 0, -1),
+    b"stream": lambda client, key: client.xrange(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
 }
 

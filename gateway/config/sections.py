@@ -243,12 +243,24 @@ class LimitsSettings(Section):
 
 
 class UsageSettings(Section):
-    """The ledger of what tenants use."""
+    """The ledger of what tenants use, and receipts for a billing system."""
 
     retention: Annotated[DurationMs, Field(ge=32 * DAY_MS, le=MAX_RETENTION_DAYS * DAY_MS)] = Field(
         400 * DAY_MS,
         description="How long the sums of a day are kept, `32d` to `3660d`: monthly quotas that the store has lost are"
         " restored from them.",
+    )
+    receipts: bool = Field(
+        False,
+        description="Keep a receipt of each settled request until `gateway export-usage` has written it to a file. The same for"
+        " every replica; needs Redis 7 or Valkey.",
+    )
+    max_receipts: int = Field(
+        1_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="About so many receipts a tenant wait for their export; beyond that the oldest are dropped, and the export"
+        " says how many.",
     )
 
 

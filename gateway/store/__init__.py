@@ -6,6 +6,7 @@ from gateway.store.connect import Connection, connect, describe
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.keyspace import Keyspace, limit_of
 from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
+from gateway.store.receipts import Receipt, ReceiptIndex, ReceiptStore
 from gateway.store.rules import RuleStore, StoredRule
 from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
 from gateway.store.standing import Standing, read_standing
@@ -30,6 +31,9 @@ __all__ = [
     "Once",
     "Peeked",
     "PlacedLimit",
+    "Receipt",
+    "ReceiptIndex",
+    "ReceiptStore",
     "Repeated",
     "RuleStore",
     "Settlement",

@@ -84,6 +84,10 @@ class EmbeddedServer:
         """Process id of the running server; None between a crash and the restart."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
+    @property
+    def _url(self) -> str:
+        return f"unix://{quote(str(self._socket))}"
+
     async def __aenter__(self) -> str:
         """The URL, as ``start`` returns it."""
         return await self.start()
@@ -112,7 +116,14 @@ class EmbeddedServer:
                 raise ConfigurationError(f"redis.data_dir: {self._dir}: {error}") from error
             raise
         self._supervisor = asyncio.create_task(self._supervise(program), name="embedded store")
-        return f"unix://{quote(str(self._socket))}"
+        return self._url
+
+    async def running(self) -> str | None:
+        """The URL of the server that a gateway on this directory runs now; None if there is none."""
+        if not self._dir.is_dir():
+            return None
+        self._prepare_directory()
+        return self._url if await _ask(self._socket, b"PING\r\n") else None
 
     async def stop(self) -> None:
         """Stop the server in order (SIGKILL after 10 s) and let go of the directory. Safe to call twice."""

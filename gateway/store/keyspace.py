@@ -57,6 +57,17 @@ class Keyspace:
         """
         return f"{self._tag}usage:{tenant_id}:{day.isoformat()}"
 
+    def receipts(self, tenant_id: str) -> str:
+        """Stream: what each settled request used, until it is exported, see `gateway.store.receipts`.
+
+        Like its ledger it is the tenant's and not the subdomain's, and here it must outlive the tenant.
+        """
+        return f"{self._tag}receipts:{tenant_id}"
+
+    def exported(self, tenant_id: str) -> str:
+        """String: the number of the last receipt that was exported and removed."""
+        return f"{self.receipts(tenant_id)}:exported"
+
     def limit(self, tenant_id: str, owner: str, spec: LimitSpec) -> str:
         """The state of a limit without the part that differs between requests, see `limit_of`.
 
@@ -91,6 +102,11 @@ def digest(parts: Iterable[str]) -> str:
 def tenant_index() -> str:
     """Sorted set of the ids of all tenants, for lists."""
     return f"{PREFIX}index:tenants"
+
+
+def receipt_index() -> str:
+    """Sorted set of the ids of tenants that may have receipts, living or not, by when that was last said, ms since 1970."""
+    return f"{PREFIX}index:receipts"
 
 
 def tenant_creation(digest: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gateway.errors import InternalError
 from gateway.store.keyspace import Keyspace
 from gateway.store.placed import BoundLimit
+from gateway.store.receipts import ReceiptIndex
 from gateway.store.scripts import ScriptRunner
 
 DAY_MS = 86_400_000
@@ -63,12 +64,24 @@ class Held(NamedTuple):
 
 
 class Settlements:
-    """Calls ``settle`` and ``renew``, for many admissions in one round trip."""
+    """Calls ``settle`` and ``renew``, for many admissions in one round trip.
 
-    def __init__(self, runner: ScriptRunner, lease_ms: int, retention_ms: int) -> None:
+    With an index of receipts, each admission that is recorded leaves one; ``max_receipts`` of a tenant are kept.
+    """
+
+    def __init__(
+        self,
+        runner: ScriptRunner,
+        lease_ms: int,
+        retention_ms: int,
+        receipts: ReceiptIndex | None = None,
+        max_receipts: int = 0,
+    ) -> None:
         self._runner = runner
         self._lease_ms = str(lease_ms)
         self._retention_ms = str(retention_ms)
+        self._receipts = receipts
+        self._max_receipts = "" if receipts is None else str(max_receipts)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Exception | None]:
         """End admissions: free what they hold, correct what they were charged, record what they used.
@@ -77,11 +90,27 @@ class Settlements:
         what failed, in the order of the settlements.
         """
         failures: list[Exception | None] = [None] * len(settlements)
-        refused = await self._settle_groups(settlements, _groups(settlements), failures)
+        places: Sequence[int] = range(len(settlements))
+        if self._receipts is not None:
+            places = await self._findable(self._receipts, settlements, failures)
+        refused = await self._settle_groups(settlements, _groups(settlements, places), failures)
         if refused:
             # a call that the script itself refused may be the fault of one: the others are settled without it
             await self._settle_groups(settlements, [[place] for group in refused for place in group], failures)
         return failures
+
+    async def _findable(
+        self, receipts: ReceiptIndex, settlements: Sequence[Settlement], failures: list[Exception | None]
+    ) -> list[int]:
+        """The places of those whose receipts the export will find; the others must wait, and what kept them is entered."""
+        failed = await receipts.note({one.used.tenant_id for one in settlements if one.used is not None})
+        places = []
+        for place, (*_, used) in enumerate(settlements):
+            if used is not None and used.tenant_id in failed:
+                failures[place] = failed[used.tenant_id]
+            else:
+                places.append(place)
+        return places
 
     async def _settle_groups(
         self, settlements: Sequence[Settlement], groups: list[list[int]], failures: list[Exception | None]
@@ -108,6 +137,7 @@ class Settlements:
     def _call_of(self, settlements: Sequence[Settlement]) -> tuple[list[str], list[str]]:
         """Settlements of one tenant as keys and arguments, see lua/settle.lua."""
         names = settlements[0].keyspace
+        leaves_receipts = self._receipts is not None
         rows = _Table()
         limits = _Table()
         markers = []
@@ -116,7 +146,7 @@ class Settlements:
         before: tuple[object, ...] = ()
         for _, admission_id, admitted_ms, dues, used in settlements:
             markers.append(names.marker(admission_id))
-            told = bool(dues) or admitted_ms is None
+            told = bool(dues) or admitted_ms is None or (leaves_receipts and used is not None)
             day = (admitted_ms or 0) // DAY_MS
             this = (used, day, told, dues)
             if this == before:
@@ -136,10 +166,12 @@ class Settlements:
             if told:
                 runs += (admission_id, "" if admitted_ms is None else str(admitted_ms))
         keys = [names.clock, *markers]
-        arguments = [self._lease_ms, "", self._retention_ms, str(len(markers)), str(len(rows))]
+        arguments = [self._lease_ms, "", self._retention_ms, str(len(markers)), str(len(rows)), self._max_receipts]
         for tenant_id, day, name, model in rows:
             keys.append(names.usage(tenant_id, date.fromordinal(_EPOCH_DAY + day)))
             arguments += (name, model)
+        if leaves_receipts:
+            keys += [names.receipts(tenant_id) for tenant_id, *_ in rows]
         for key, words in limits:
             keys.append(key)
             arguments += words
@@ -172,12 +204,12 @@ class _Table(dict[Any, str]):
         return self.get(value) or self.setdefault(value, str(len(self) + 1))
 
 
-def _groups(settlements: Sequence[Settlement]) -> list[list[int]]:
-    """The places of those that one call may settle: of one tenant, and not too many."""
+def _groups(settlements: Sequence[Settlement], places: Sequence[int]) -> list[list[int]]:
+    """These places by what one call may settle: of one tenant, and not too many."""
     groups: list[list[int]] = []
     latest: dict[str, list[int]] = {}
-    for place, settlement in enumerate(settlements):
-        tenant = settlement.keyspace.clock
+    for place in places:
+        tenant = settlements[place].keyspace.clock
         group = latest.get(tenant)
         if group is None or len(group) == MOST_TOGETHER:
             group = latest[tenant] = []

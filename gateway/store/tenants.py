@@ -11,6 +11,7 @@ from gateway.errors import IdempotencyConflict, InternalError, NotFound, Subdoma
 from gateway.models import ApiKey, Tenant
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace, key_lookup, tenant_creation, tenant_index
+from gateway.store.receipts import ReceiptIndex
 from gateway.store.scripts import ScriptRunner
 from gateway.store.usage import forget_usage
 from gateway.store.writing import (
@@ -54,9 +55,10 @@ def new_tenant_id(subdomain: str) -> str:
 class TenantStore:
     """Every method takes the tenant's id; another tenant's data cannot be named."""
 
-    def __init__(self, connection: Connection, runner: ScriptRunner) -> None:
+    def __init__(self, connection: Connection, runner: ScriptRunner, receipts: ReceiptIndex) -> None:
         self._connection = connection
         self._runner = runner
+        self._receipts = receipts
 
     async def create(self, tenant: Tenant, key: ApiKey, secret_digest: str, once: Once | None = None) -> Repeated | None:
         """Store a tenant with its first key. Raises SubdomainTaken, IdempotencyConflict."""
@@ -167,7 +169,10 @@ class TenantStore:
         return await retried(attempt)
 
     async def delete(self, tenant_id: str, if_match: str | None = None) -> None:
-        """Remove a tenant with its rules, keys and usage. Raises NotFound, EditConflict."""
+        """Remove a tenant with its rules, keys and usage. Receipts stay until they are exported.
+
+        Raises NotFound, EditConflict.
+        """
 
         async def attempt() -> None:
             stored = await self.get(tenant_id)
@@ -183,6 +188,7 @@ class TenantStore:
             )
             _check_written(reply)
             await forget_usage(self._connection, tenant_id)
+            await self._receipts.note_deleted(tenant_id)
             with store_errors():
                 await self._connection.client.zrem(tenant_index(), tenant_id)
                 for digest in digests:

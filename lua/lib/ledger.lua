@@ -35,8 +35,12 @@ local function ledger_count(row, first, times)
   end
 end
 
+-- Of the row that is written: its fields, and how many amounts were added.
+local ledger_place, ledger_added
+
 local function ledger_write(row, retention)
   local key, sums, place = row.key, row.sums, row.name .. row.model
+  ledger_added = 0
   if redis.call('HEXISTS', key, LEDGER_METRICS[1] .. place) == 0 then
     if redis.call('HLEN', key) >= LEDGER_MOST_FIELDS then
       place = row.name .. LEDGER_OTHER_MODEL
@@ -44,12 +48,31 @@ local function ledger_write(row, retention)
     redis.call('HINCRBY', key, LEDGER_METRICS[1] .. place, '0')
     redis.call('PEXPIRE', key, retention)
   end
+  ledger_place = place
   for index = 1, #LEDGER_METRICS do
     if sums[index] > 0 then
       redis.call('HINCRBY', key, LEDGER_METRICS[index] .. place, decimal(sums[index]))
+      ledger_added = ledger_added + 1
     end
   end
   for index = 1, row.large and #row.large or 0 do
     redis.call('HINCRBY', key, row.large[index].metric .. place, row.large[index].amount)
+    ledger_added = ledger_added + 1
+  end
+end
+
+-- After a write of the row that failed: what it has added goes again.
+local function ledger_take_back(row)
+  local steps = {}
+  for index = 1, #LEDGER_METRICS do
+    if row.sums[index] > 0 then
+      steps[#steps + 1] = { metric = LEDGER_METRICS[index], amount = decimal(row.sums[index]) }
+    end
+  end
+  for index = 1, row.large and #row.large or 0 do
+    steps[#steps + 1] = row.large[index]
+  end
+  for index = 1, ledger_added do
+    redis.call('HINCRBY', row.key, steps[index].metric .. ledger_place, '-' .. steps[index].amount)
   end
 end

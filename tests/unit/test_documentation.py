@@ -10,7 +10,9 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+from gateway.export.exporter import line_of
 from gateway.formats import Usage
+from gateway.store import Receipt
 from gateway.telemetry import AccessLog, Called, Metrics, Visit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,18 @@ def test_every_field_of_the_access_log_has_its_line():
     assert fields.keys() >= {field.name for field in dataclasses.fields(Visit)} - {"called"}
     for name in fields:
         assert f"`{name}`" in page, name
+
+
+def test_every_field_of_an_exported_line_has_its_row():
+    page = (ROOT / "docs" / "billing.md").read_text(encoding="utf-8")
+    example = json.loads(next(line for line in page.splitlines() if line.startswith("{")))
+    receipt = Receipt(41, "a", 1_773_144_000_412, 1_773_144_002_038, "k", "r", "m", 1, 2, 3, 4, 5)
+    fields = json.loads(line_of("acme-0123456789ab", receipt))
+    assert list(example) == list(fields)
+    assert (example["admitted_at"], example["settled_at"]) == (fields["admitted_at"], fields["settled_at"])
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    for name in fields:
+        assert f"`{name}`" in rows, name
 
 
 def test_every_script_that_a_user_runs_is_named_in_the_readme():

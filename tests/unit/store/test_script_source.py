@@ -397,8 +397,10 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
         if marker != "m9":
             call("renew", [marker, "c", *keys], ["1000", marker, str(NOON), str(NOON + 50_000), *arguments])
         alike = ["1", "1", "1", "2", "3", "4", "5", "8", *(word for place in range(1, 9) for word in (str(place), "3"))]
-        settle = ["1000", str(NOON + 60_000), "1000", "1", "1", "key_1:rule_1:", "a-model", *arguments]
-        call("settle", ["c", marker, "u", *keys], [*settle, *alike, marker, ""])
+        settle = ["1000", str(NOON + 60_000), "1000", "1", "1", "9", "key_1:rule_1:", "a-model", *arguments]
+        call("settle", ["c", marker, "u", "e", *keys], [*settle, *alike, marker, ""])
+    for last in (["0", ""], ["1", "other"], ["1", "m1"], ["9", "m9"]):
+        call("remove_receipts", ["e", "x"], [*last, "1"])
     call("admit", [*admit, "m9", "c", *keys], ["v4", "r5", "1000", "m9", str(NOON), *arguments])
     call("admit", [*admit, "m8", "c", "new"], ["v4", "r5", "1000", "m8", str(NOON), "budget", "1", "9", "day", "1", "0"])
     call("seed_budget", ["new", "new"], [str(NOON), "day", "3", "month", "4"])

@@ -13,10 +13,10 @@ from redis.exceptions import ResponseError
 
 from gateway.errors import InternalError
 from gateway.models import LimitKind, LimitSpec
-from gateway.store import BoundLimit, Due, Keyspace, Settlement, Stores, Used, place_limit
+from gateway.store import BoundLimit, Due, Keyspace, ReceiptIndex, Settlement, Settlements, Stores, Used, place_limit
 from gateway.store.settlement import MOST_TOGETHER
-from tests.gate import DAY, LEDGER, NOON, SUBDOMAIN, Ending, Gate, bucket, budget, concurrency, log, settle_call
-from tests.stores import dump
+from tests.gate import DAY, LEDGER, NOON, RETENTION_MS, SUBDOMAIN, Ending, Gate, bucket, budget, concurrency, log, settle_call
+from tests.stores import LEASE_MS, dump
 
 ROW = "key_1:rule_1:"
 LIMITS = [log(9), bucket(60, burst=9), budget(9), concurrency(9)]
@@ -232,12 +232,12 @@ async def a_scene(gate: Gate, chance: random.Random, count: int) -> list[Settlem
     return settlements
 
 
-async def settle_in(gate: Gate, settlements: Sequence[Settlement], sizes: Iterator[int]) -> list[bytes]:
+async def settle_in(calls: Settlements, gate: Gate, settlements: Sequence[Settlement], sizes: Iterator[int]) -> list[bytes]:
     """The words for them, at one moment and in calls of these sizes."""
     words: list[bytes] = []
     while len(words) < len(settlements):
         some = settlements[len(words) : len(words) + next(sizes)]
-        keys, arguments = gate.stores.settlements._call_of(some)
+        keys, arguments = calls._call_of(some)
         arguments[1] = str(LATER)
         words += await gate.stores.runner.call("settle", keys, arguments)
     return words
@@ -255,16 +255,20 @@ async def picture(gate: Gate) -> dict[str, tuple[Any, int]]:
     }
 
 
+@pytest.mark.parametrize("receipts", [False, True], ids=["", "receipts"])
 @pytest.mark.parametrize("seed", range(12))
-async def test_batches_leave_what_single_calls_leave(stores: Stores, seed: int):
+async def test_batches_leave_what_single_calls_leave(stores: Stores, seed: int, receipts: bool):
+    index = ReceiptIndex(stores.connection) if receipts else None
+    calls = Settlements(stores.runner, LEASE_MS, RETENTION_MS, index, 1_000)
     alone, together = Gate(stores, "first"), Gate(stores, "other")
     chance = random.Random(seed)
     singles = await a_scene(alone, random.Random(seed), 90)
     batches = await a_scene(together, random.Random(seed), 90)
-    words = await settle_in(alone, singles, iter(lambda: 1, 0))
-    assert await settle_in(together, batches, iter(lambda: chance.choice([1, 2, 5, 30, MOST_TOGETHER]), 0)) == words
+    words = await settle_in(calls, alone, singles, iter(lambda: 1, 0))
+    assert await settle_in(calls, together, batches, iter(lambda: chance.choice([1, 2, 5, 30, MOST_TOGETHER]), 0)) == words
     assert set(words) == {b"settled", b"settled_before", b"not_admitted"}
     expected, found = await picture(alone), await picture(together)
+    assert any(":receipts:" in key for key in expected) == receipts
     assert {key: content for key, (content, _) in found.items()} == {key: content for key, (content, _) in expected.items()}
     ends = {key: abs(end - expected[key][1]) for key, (_, end) in found.items()}
     assert max(ends.values()) < 20_000, ends
