@@ -135,6 +135,7 @@ class AnthropicMessages:
     """
 
     name = "anthropic.messages"
+    streams_json = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for."""

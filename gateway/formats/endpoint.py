@@ -67,6 +67,8 @@ class Endpoint(Protocol):
 
     name: str
     """Such as ``openai.chat``."""
+    streams_json: bool
+    """True if a stream may come as the elements of a JSON array instead of as events."""
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for; ``path`` is the upstream's.

@@ -29,6 +29,8 @@ class FreeReader:
 class Free:
     """A call whose usage is zero, whatever it is about."""
 
+    streams_json = False
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -59,6 +59,7 @@ class GeminiGenerate:
     """
 
     name = "gemini.generate"
+    streams_json = True
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for; the path has the model and whether the reply is streamed."""
@@ -110,6 +111,7 @@ class GeminiEmbed:
     """
 
     name = "gemini.embed"
+    streams_json = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: no token is written."""

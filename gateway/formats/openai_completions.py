@@ -28,6 +28,7 @@ class OpenAICompletions:
     """
 
     name = "openai.completions"
+    streams_json = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: ``best_of`` answers to each prompt are written, of which ``n`` are returned."""
@@ -68,6 +69,7 @@ class OpenAIEmbeddings:
     """
 
     name = "openai.embeddings"
+    streams_json = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: no token is written."""

@@ -77,6 +77,8 @@ class OpenAIMedia:
     are asked for by forms, not by JSON: then nothing is known of the request.
     """
 
+    streams_json = False
+
     def __init__(self, name: str) -> None:
         self.name = name
 

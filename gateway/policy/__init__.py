@@ -9,7 +9,6 @@ from gateway.policy.entrance import check_inspected_length, check_length, check_
 from gateway.policy.explain import Description, Explainer, Explanation, SeenLimit, Verdict
 from gateway.policy.facts import RequestFacts
 from gateway.policy.forecast import seeded_state
-from gateway.policy.named_model import named_model
 from gateway.policy.plan import BODILESS, Plan, plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
@@ -43,7 +42,6 @@ __all__ = [
     "endpoint_for",
     "is_decided_by_body",
     "is_readable",
-    "named_model",
     "plan_request",
     "refusal_of",
     "renamed_path",

@@ -22,7 +22,7 @@ from gateway.proxy.outcome import Outcome
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
-from gateway.proxy.returning import Returning, is_event_stream
+from gateway.proxy.returning import Returning
 from gateway.telemetry import Called, Visit
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -156,7 +156,7 @@ class Forwarding:
             chain = rule.chain
             if chain.sees_reply:
                 await chain.post_request(exchange)
-                if chain.needs_reply_body and not is_event_stream(received):
+                if chain.needs_reply_body and not returning.is_event_stream:
                     exchange.reply.body = await returning.read(self._limits.max_inspected_bytes)
                 await chain.pre_response(exchange)
             await returning.send(checked=not chain.sees_reply)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.formats import named_model
 from gateway.plugin import Exchange, Headers
-from gateway.policy import NOTHING, Spent, named_model, units_of
+from gateway.policy import NOTHING, Spent, units_of
 from gateway.store import BoundLimit
 
 NOWHERE = -2

@@ -43,18 +43,23 @@ class Returning:
         self._reply = reply
         self._watch = watch
         self._metering = metering
+        # as the target sent it: plugins may change the head
+        headers = Headers() if exchange.reply is None else exchange.reply.headers
+        self._is_encoded = "content-encoding" in headers
+        self._is_json = "json" in (headers.get("content-type") or "").lower()
+        self.is_event_stream = is_event_stream(headers)
         self._hides_usage = hides_usage
-        self._comments = comments
+        self._comments = comments and self.is_event_stream
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body, for plugins. Raises UpstreamUnreachable."""
         try:
             body = await self._upstream.read(max_bytes)
         except BodyBroken as error:
-            raise UpstreamUnreachable("The target of this route broke off its reply.") from error
+            raise self._failed("The target of this route broke off its reply.") from error
         if body is None:
-            raise UpstreamUnreachable("The target's reply is longer than what the plugins of this route may read.")
-        if self._metering is not None:
+            raise self._failed("The target's reply is longer than what the plugins of this route may read.")
+        if self._metering is not None and self._upstream.is_success:
             self._metering.whole(body)
             self._reply.extra += usage_fields(self._metering.spent())
         return body
@@ -72,27 +77,28 @@ class Returning:
         if metering is None or not self._upstream.is_success:
             await self._reply.start(answered.status, headers.raw, checked=checked)
             await self._relay()
-        elif "content-encoding" in headers:
+        elif self._is_encoded:
             metering.unreadable()
             await self._reply.start(answered.status, headers.raw, checked=checked)
             await self._relay()
-        elif is_event_stream(headers) or metering.call.asked.streams:
+        elif self.is_event_stream or (metering.call.asked.streams and metering.call.endpoint.streams_json):
             stream = metering.stream(hides_usage=self._hides_usage)
-            self._comments = self._comments and is_event_stream(headers)
             if self._hides_usage or self._comments:
                 headers.remove("content-length")
             await self._reply.start(answered.status, headers.raw, checked=checked)
             await self._relay(stream.feed, stream)
-        else:
+        elif self._is_json:
             await self._send_measured(metering, answered.status, headers.raw, checked=checked)
+        else:
+            await self._reply.start(answered.status, headers.raw, checked=checked)
+            await self._relay(metering.long().feed)
 
     async def _send_measured(self, metering: Metering, status: int, fields: RawHeaders, *, checked: bool) -> None:
         """A reply that is no stream: whole, so that its head tells its usage, unless it is too long for that."""
         try:
             begun, is_whole = await self._upstream.read_up_to(MOST_KEPT_BYTES)
         except BodyBroken as error:
-            metering.refused()
-            raise UpstreamUnreachable("The target of this route broke off its reply.") from error
+            raise self._failed("The target of this route broke off its reply.") from error
         if is_whole:
             metering.whole(begun)
             self._reply.extra += usage_fields(metering.spent())
@@ -142,6 +148,12 @@ class Returning:
         answered = self._exchange.reply
         if answered is not None and _takes_an_event(answered.headers):
             await self._reply.broken_event(failure)
+
+    def _failed(self, message: str) -> UpstreamUnreachable:
+        """For a reply of which the client gets nothing, so that it costs nothing."""
+        if self._metering is not None:
+            self._metering.refused()
+        return UpstreamUnreachable(message)
 
 
 def _through(feed: Callable[[bytes], bytes], pass_on: PassOn) -> PassOn:

@@ -13,7 +13,7 @@ import pytest
 from gateway.plugin import Plugin, Settings
 from tests.demo import ASK, a_demo_upstream, frames_of, switched
 from tests.gateways import running_proxy
-from tests.wire import eventually
+from tests.wire import an_upstream, eventually
 
 PRICES = {"*": {"input_usd_per_mtok": 1, "cached_input_usd_per_mtok": 0.5, "output_usd_per_mtok": 2}}
 INPUT, CACHED, OUTPUT = 1_000, 500, 2_000  # nano-USD a token
@@ -318,3 +318,97 @@ async def test_a_budget_of_money_that_the_store_has_lost_is_restored(store_url):
         await one.settled()
         spent = sorted([int(await client.hget(key, "spent")) for key in await client.keys("*:limit:budget:*")])
         assert spent == sorted([sent + written, cost])
+
+
+def told(content_type, *pieces, fields=()):
+    """A target that answers any call with these pieces, a moment after each other."""
+
+    async def answer(call):
+        await call.read_body()
+        head = "".join(f"{name}: {value}\r\n" for name, value in [("content-type", content_type), *fields])
+        await call.send(f"HTTP/1.1 200 OK\r\n{head}transfer-encoding: chunked\r\n\r\n".encode())
+        for piece in pieces:
+            await call.send_chunk(piece)
+            await asyncio.sleep(0.05)
+        await call.send_chunk(b"")
+
+    return answer
+
+
+USED = b'"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}'
+
+
+@contextlib.asynccontextmanager
+async def answered_by(store_url, target, **fields):
+    async with running_proxy(store_url, plugins=[Sees]) as gateway, an_upstream(target) as upstream:
+        made = await gateway.new_tenant()
+        await gateway.new_rule(made, upstream.url, **({"prices": PRICES} | fields))
+        async with aiohttp.ClientSession(gateway.url, headers={"host": made.host}) as session:
+            yield Scene(gateway, made, session)
+
+
+@pytest.mark.parametrize("filler", [100, 1 << 20, 3 << 20])
+async def test_a_reply_of_any_length_is_measured_and_comes_whole(store_url, filler):
+    pieces = [b'{"data":"', *[b"x" * 65_536] * (filler // 65_536), b"x" * (filler % 65_536 or 1), b'",', USED]
+    async with answered_by(store_url, told("application/json", *pieces)) as one:
+        reply = await one.ask()
+        assert reply.body == b"".join(pieces)
+        assert ("x-gateway-tokens-input" in reply.headers) == (len(reply.body) <= 1 << 20)
+        assert await one.ledger() == {"demo-small": (1, 7, 3, 0, 7 * INPUT + 3 * OUTPUT)}
+
+
+async def test_a_stream_that_was_asked_for_and_comes_as_json_is_read_as_such(store_url):
+    async with answered_by(store_url, told("application/json", b"{", USED)) as one:
+        assert (await one.ask(body=ASK | {"stream": True})).headers["x-gateway-tokens-input"] == "7"
+        assert await one.ledger() == {"demo-small": (1, 7, 3, 0, 7 * INPUT + 3 * OUTPUT)}
+
+
+async def test_speech_is_passed_on_as_it_comes(store_url):
+    async with answered_by(store_url, told("audio/mpeg", b"one", b"two")) as one:
+        fields = {"authorization": f"Bearer {one.tenant.secret}"}
+        async with one.session.post("/v1/audio/speech", json={"model": "tts-1", "input": "Hello"}, headers=fields) as reply:
+            assert await reply.content.readany() == b"one"
+            assert await reply.read() == b"two"
+
+
+async def test_a_reply_that_tells_nothing_is_counted(store_url):
+    async with answered_by(store_url, told("application/json", b'{"choices":[{"text":"one two three four five"}]}')) as one:
+        reply = await one.ask(body=ASK | {"max_tokens": 20})
+        ((_, sent, written, _, cost),) = (await one.ledger()).values()
+        assert sent > 0
+        assert 5 <= written <= 20
+        assert cost == sent * INPUT + written * OUTPUT
+        assert reply.headers["x-gateway-tokens-output"] == str(written)
+        assert 'gateway_estimated_calls_total{tenant="testcompany"}' in one.gateway.series()
+
+
+async def test_a_reply_that_cannot_be_read_costs_the_most(store_url):
+    squeezed = told("application/json", b"\x1f\x8b\x00", fields=[("content-encoding", "gzip")])
+    async with answered_by(store_url, squeezed) as one:
+        fields = {"accept-encoding": "identity", "authorization": f"Bearer {one.tenant.secret}"}
+        async with one.session.post(CHAT, json=ASK | {"max_tokens": 20}, headers=fields, auto_decompress=False) as reply:
+            assert await reply.read() == b"\x1f\x8b\x00"
+        ((_, _, written, _, _),) = (await one.ledger()).values()
+        assert written == 20
+
+
+async def test_a_plugin_that_changes_the_head_does_not_make_a_stream_wait(store_url):
+    class Disguises(Plugin[Settings]):
+        """Calls a stream something else."""
+
+        name = "disguises"
+
+        async def pre_response(self, exchange):
+            exchange.reply.headers.set("content-type", "application/json")
+
+    event = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
+    async with (
+        running_proxy(store_url, plugins=[Disguises]) as gateway,
+        an_upstream(told("text/event-stream", event, event)) as upstream,
+    ):
+        made = await gateway.new_tenant()
+        await gateway.new_rule(made, upstream.url, prices=PRICES, plugin_chain=[{"name": "disguises"}])
+        async with aiohttp.ClientSession(gateway.url, headers={"host": made.host}) as session:
+            fields = {"authorization": f"Bearer {made.secret}"}
+            async with session.post(CHAT, json=ASK | {"stream": True}, headers=fields) as reply:
+                assert await reply.content.readany() == event

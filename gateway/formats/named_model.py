@@ -1,4 +1,4 @@
-"""The model that a request names, for the record; whatever decides about a request reads its body strictly, see `plan`."""
+"""The model that a request names which calls no known endpoint, for the record."""
 
 from __future__ import annotations
 
