@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from gateway.models.amount import MEASURED, Amount, Unit, units_in
 from gateway.models.base import Document
+from gateway.models.quota import Period, Quota, Thresholds, hundredths
 from gateway.money import MAX_USD
 from gateway.units import DurationMs, format_duration_ms
 
@@ -26,7 +26,6 @@ RING_PARTS = 60
 
 MAX_WINDOW_MS = 31 * 86_400_000
 
-Period = Literal["day", "month"]
 OnLost = Literal["charge", "release"]
 
 _LEDGER_LEVELS = frozenset({"tenant", "rule", "api_key", "model"})
@@ -54,25 +53,6 @@ def _level(value: str) -> str:
 Level = Annotated[str, AfterValidator(_level)]
 Units = Annotated[int, Field(ge=1, le=10**9)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"), AfterValidator(str.lower)]
-
-
-class Quota(Document):
-    """Units per calendar period (UTC)."""
-
-    daily: Amount | None = None
-    monthly: Amount | None = None
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if not self.amounts:
-            raise ValueError("a quota needs daily or monthly")
-        return self
-
-    @property
-    def amounts(self) -> list[tuple[Period, int | Decimal]]:
-        """Those that are set."""
-        given: tuple[tuple[Period, int | Decimal | None], ...] = (("day", self.daily), ("month", self.monthly))
-        return [(period, amount) for period, amount in given if amount is not None]
 
 
 class CostSource(Document):
@@ -122,6 +102,17 @@ class Limit(Document):
         " the lease ends. Unset means that the cost is charged at once; with `reply_header`, and of tokens and usd, `charge`.",
     )
     shadow: bool = Field(False, description="Evaluate and report, never refuse.")
+    alert_at: Thresholds | None = Field(
+        None,
+        description="For quotas: shares of them, such as 0.8, at which answers carry `x-gateway-alert` and a webhook goes out.",
+    )
+
+    @field_validator("alert_at")
+    @classmethod
+    def _alerts_fit(cls, alert_at: Thresholds | None, info: ValidationInfo) -> Thresholds | None:
+        if alert_at is not None and info.data.get("quota", alert_at) is None:
+            raise ValueError("alert_at needs a quota")
+        return alert_at
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -196,7 +187,7 @@ class LimitSpec:
     """One limit as the store evaluates it: usd in nano-USD, durations in milliseconds; ``period`` only for budgets.
 
     ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty. A budget with
-    ``on_lost`` holds the cost until the request is settled.
+    ``on_lost`` holds the cost until the request is settled. ``alert_at`` are hundredths of a budget, smallest first.
     """
 
     name: str
@@ -210,6 +201,12 @@ class LimitSpec:
     shadow: bool = False
     cost: Cost = Cost()
     on_lost: OnLost | None = None
+    alert_at: tuple[int, ...] = ()
+
+    @property
+    def alerts(self) -> bool:
+        """True if somebody is told when this budget is nearly or wholly spent."""
+        return self.kind is LimitKind.BUDGET and bool(self.alert_at)
 
     @property
     def holds(self) -> bool:
@@ -275,7 +272,8 @@ def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
         on_lost = limit.on_lost or ("charge" if cost.reply_header or unit in MEASURED else None)
         for period, amount in limit.quota.amounts:
             name = f"{limit.name or unit}-per-{period}"
-            found.append(LimitSpec(name, LimitKind.BUDGET, units_in(unit, amount), period=period, on_lost=on_lost, **common))
+            most, alert_at = units_in(unit, amount), hundredths(limit.alert_at)
+            found.append(LimitSpec(name, LimitKind.BUDGET, most, period=period, on_lost=on_lost, alert_at=alert_at, **common))
     return found
 
 
