@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.config import UsageSettings
 from gateway.resources import lua_folder
 from gateway.store.admission import Admissions
+from gateway.store.alerts import AlertStore
 from gateway.store.api_keys import ApiKeyStore
 from gateway.store.connect import Connection
 from gateway.store.rules import RuleStore
@@ -31,6 +32,7 @@ class Stores:
     api_keys: ApiKeyStore
     rules: RuleStore
     usage: UsageStore
+    alerts: AlertStore
 
 
 async def open_stores(
@@ -53,4 +55,5 @@ async def open_stores(
         ApiKeyStore(connection, runner, tenants, admissions),
         RuleStore(connection, runner, tenants),
         UsageStore(connection),
+        AlertStore(connection),
     )
