@@ -19,7 +19,7 @@ from gateway.demo_upstream import DemoSettings, create_demo_upstream
 from gateway.errors import GatewayError
 from gateway.policy import Accounting
 from gateway.prices import Catalogue, Price, PriceBook, PriceList
-from gateway.proxy import ProxyParts, create_proxy_app
+from gateway.proxy import ProxyParts, create_proxy_app, webhook_target
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
 from gateway.serving import ASGIApp, Listener, serve
@@ -234,6 +234,8 @@ def check(config: Config) -> list[str]:
         connect(config.redis)
     if config.secrets.master_key is not None:
         parse_master_key(config.secrets.master_key.get_secret_value())
+    receiver = webhook_target(config)
+    is_signed = config.alerts.webhook_secret is not None
     return [
         f"admin   http://{config.server.admin_host}:{config.server.admin_port}"
         + ("" if config.server.admin_token else " (no operator token: open to whoever reaches it)"),
@@ -241,4 +243,9 @@ def check(config: Config) -> list[str]:
         + ", ".join(config.server.tenant_domains),
         f"store   {describe(config.redis)}",
         f"plugins {', '.join(registry.names())}",
+        *(
+            []
+            if receiver is None
+            else [f"alerts  {receiver.origin}" + ("" if config.alerts.webhook_secret else " (not signed)")]
+        ),
     ]
