@@ -23,7 +23,7 @@ class CompiledRule:
     """``fault`` is set where the stored rule cannot be used; then only this rule's requests fail.
 
     ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's
-    and the tenant's. ``is_measured`` if one of the limits counts what only the reply tells.
+    and the tenant's. ``is_measured`` if one of the limits counts what only the reply tells, ``alerts`` if one has thresholds.
     """
 
     info: RuleInfo
@@ -37,6 +37,7 @@ class CompiledRule:
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
     is_measured: bool
+    alerts: bool
     format: RuleFormat
     usage_comment: bool
     aliases: Mapping[str, str]
@@ -88,4 +89,5 @@ class CompiledKey:
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
     is_measured: bool
+    alerts: bool
     bound: dict[str, tuple[CompiledRule, Sequence[BoundLimit]]] = field(default_factory=dict)
