@@ -181,7 +181,9 @@ async def test_a_new_period_is_told_again_and_the_same_one_is_not_by_whatever_re
 async def test_what_is_known_to_be_told_asks_the_store_nothing():
     async with a_scene() as (stores, forwarder, url, events, _):
         replica = Replica(stores, forwarder, url)
-        replica.note(10)
+        for _ in range(50):  # nor what is on its way
+            replica.note(10)
+        assert replica.busy == 3
         await eventually(lambda: len(events) == 3 and not replica.busy)
         for _ in range(50):
             replica.note(10)
