@@ -235,7 +235,7 @@ def check(config: Config) -> list[str]:
     if config.secrets.master_key is not None:
         parse_master_key(config.secrets.master_key.get_secret_value())
     receiver = webhook_target(config)
-    is_signed = config.alerts.webhook_secret is not None
+    signed = "" if config.alerts.webhook_secret else " (not signed)"
     return [
         f"admin   http://{config.server.admin_host}:{config.server.admin_port}"
         + ("" if config.server.admin_token else " (no operator token: open to whoever reaches it)"),
@@ -243,9 +243,5 @@ def check(config: Config) -> list[str]:
         + ", ".join(config.server.tenant_domains),
         f"store   {describe(config.redis)}",
         f"plugins {', '.join(registry.names())}",
-        *(
-            []
-            if receiver is None
-            else [f"alerts  {receiver.origin}" + ("" if config.alerts.webhook_secret else " (not signed)")]
-        ),
+        *([] if receiver is None else [f"alerts  {receiver.origin}{signed}"]),
     ]

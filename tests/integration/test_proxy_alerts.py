@@ -79,7 +79,7 @@ def verified(request, body, key=KEY):
     return hmac.compare_digest(base64.b64decode(signed), expected) and json.loads(body)["id"] == event_id
 
 
-async def counted(*gateways):
+def counted(*gateways):
     return sum(
         sample.value
         for gateway in gateways
@@ -133,8 +133,8 @@ async def test_two_replicas_and_many_requests_at_once_send_one_webhook_for_each_
             assert (await asked(gateway))[1] == f"{name};at=1.0"
         await asyncio.sleep(0.2)
         assert receiver.at == dict.fromkeys(AT, 1)
-        assert await counted(one, two) == 3
-        assert all([verified(request, body) for request, body in receiver.seen])
+        assert counted(one, two) == 3
+        assert all(verified(request, body) for request, body in receiver.seen)
         request, _ = receiver.seen[0]
         assert (request.target, request.get("content-type")) == ("/hooks/budget", "application/json")
         event = next(event for event in receiver.taken if event["at"] == 0.5)
@@ -185,8 +185,8 @@ async def test_a_webhook_that_is_not_taken_is_sent_again_under_the_same_id(store
             await eventually(lambda: receiver.taken)
         assert len(receiver.seen) == 3
         assert len({request.get("webhook-id") for request, _ in receiver.seen}) == 1
-        assert all([verified(request, body) for request, body in receiver.seen])
-        await eventually(lambda: not one.metrics.undelivered_alerts.collect()[0].samples)
+        assert all(verified(request, body) for request, body in receiver.seen)
+        assert "gateway_undelivered_alerts_total{" not in str(one.series())
 
 
 async def test_a_receiver_that_asks_for_a_pause_gets_it(store_url):
@@ -220,7 +220,7 @@ async def test_what_nobody_takes_is_given_up_with_one_line_and_tried_again_much_
             assert ("upstream_unreachable" if answer is None else f"it answered {answer}") in line
             assert "/hooks" not in line
             assert len(receiver.seen) == (0 if answer is None else tries)
-            assert await counted(one) == 1
+            assert counted(one) == 1
             (key,) = [key for key, value in (await alert_keys(one)).items() if value == b"given_up"]
             assert 3_590_000 < await one.stores.connection.client.pttl(key) <= 3_600_000
 
@@ -245,10 +245,10 @@ async def test_a_replica_that_dies_before_it_has_sent_leaves_it_to_another_after
         await asyncio.sleep(0.1)
         assert receiver.taken == []
         await eventually(lambda: receiver.taken)
-        assert 0.3 < time.monotonic() - began
+        assert time.monotonic() - began > 0.3
         assert receiver.at == {0.5: 1}
         assert len({request.get("webhook-id") for request, _ in receiver.seen}) == 1
-        assert await counted(one) == 0  # the other one had
+        assert counted(one) == 0  # the other one had
 
 
 async def test_one_that_waits_for_another_s_lease_does_not_hold_up_the_shutdown(store_url):
@@ -316,8 +316,7 @@ async def test_every_level_has_alerts_and_a_header_lists_them(store_url):
         assert (await ask(one, tenant)).get("x-gateway-alert") == (
             "of-key-per-day;at=1.0, of-tenant-per-day;at=1.0, of-rule-per-day;at=0.5"
         )
-        while await counted(one) < 4:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: counted(one) == 4)
         series = 'gateway_limit_alerts_total{at="0.5",limit="of-key-per-day",tenant="testcompany"}'
         await eventually(lambda: series in one.series())
         assert set((await alert_keys(one)).values()) == {b"1"}  # counted; without a webhook nobody claims anything
@@ -336,30 +335,36 @@ async def test_a_quota_that_was_changed_is_told_anew(store_url):
 
 
 async def test_unsigned_webhooks_withhold_addresses_and_header_values(store_url):
-    async with a_receiver() as receiver, an_upstream() as upstream:
-        async with running_proxy(store_url, alerts={"webhook_url": receiver.url + "/"}) as one:
-            tenant = await one.new_tenant()
-            chain = [limiter(1, alert_at=[1], per=["ip", "header:x-user", "method"])]
-            await one.new_rule(tenant, upstream.url, plugin_chain=chain)
-            await ask(one, tenant, fields={"x-user": "ann"})
-            await eventually(lambda: receiver.taken)
-            (request, _), (event,) = receiver.seen[0], receiver.taken
-            assert request.get("webhook-signature") is None
-            assert request.target == "/hooks/budget/"
-            level = event["level"]
-            assert {name: level[name] for name in ("ip", "header:x-user", "method")} == {
-                "ip": None, "header:x-user": None, "method": "GET",
-            }  # fmt: skip
+    async with (
+        a_receiver() as receiver,
+        an_upstream() as upstream,
+        running_proxy(store_url, alerts={"webhook_url": receiver.url + "/"}) as one,
+    ):
+        tenant = await one.new_tenant()
+        chain = [limiter(1, alert_at=[1], per=["ip", "header:x-user", "method"])]
+        await one.new_rule(tenant, upstream.url, plugin_chain=chain)
+        await ask(one, tenant, fields={"x-user": "ann"})
+        await eventually(lambda: receiver.taken)
+        (request, _), (event,) = receiver.seen[0], receiver.taken
+        assert request.get("webhook-signature") is None
+        assert request.target == "/hooks/budget/"
+        level = event["level"]
+        assert {name: level[name] for name in ("ip", "header:x-user", "method")} == {
+            "ip": None, "header:x-user": None, "method": "GET",
+        }  # fmt: skip
 
 
 async def test_answers_do_not_wait_for_the_receiver(store_url):
-    async with a_receiver() as receiver, an_upstream() as upstream:
-        async with running_proxy(store_url, alerts=wanted(receiver, timeout="200ms")) as one:
-            receiver.answers = False
-            tenant = await one.new_tenant()
-            await one.new_rule(tenant, upstream.url, plugin_chain=[limiter(1, alert_at=[1])])
-            with stamina.set_testing(True, attempts=1):
-                began = time.monotonic()
-                assert (await ask(one, tenant)).status == 200
-                assert time.monotonic() - began < 0.2
-                await eventually(lambda: "gateway_undelivered_alerts_total" in str(one.series()))
+    async with (
+        a_receiver() as receiver,
+        an_upstream() as upstream,
+        running_proxy(store_url, alerts=wanted(receiver, timeout="200ms")) as one,
+    ):
+        receiver.answers = False
+        tenant = await one.new_tenant()
+        await one.new_rule(tenant, upstream.url, plugin_chain=[limiter(1, alert_at=[1])])
+        with stamina.set_testing(True, attempts=1):
+            began = time.monotonic()
+            assert (await ask(one, tenant)).status == 200
+            assert time.monotonic() - began < 0.2
+            await eventually(lambda: "gateway_undelivered_alerts_total" in str(one.series()))
