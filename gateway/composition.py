@@ -20,7 +20,7 @@ from gateway.errors import ConfigurationError, GatewayError, StoreUnavailable
 from gateway.export import Exporter, ReceiptFiles, Totals, follow
 from gateway.policy import Accounting
 from gateway.prices import Catalogue, Price, PriceBook, PriceList
-from gateway.proxy import ProxyParts, create_proxy_app
+from gateway.proxy import ProxyParts, create_proxy_app, webhook_target
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
 from gateway.serving import ASGIApp, Listener, serve
@@ -275,6 +275,8 @@ def check(config: Config) -> list[str]:
         connect(config.redis)
     if config.secrets.master_key is not None:
         parse_master_key(config.secrets.master_key.get_secret_value())
+    receiver = webhook_target(config)
+    signed = "" if config.alerts.webhook_secret else " (not signed)"
     return [
         f"admin   http://{config.server.admin_host}:{config.server.admin_port}"
         + ("" if config.server.admin_token else " (no operator token: open to whoever reaches it)"),
@@ -282,4 +284,5 @@ def check(config: Config) -> list[str]:
         + ", ".join(config.server.tenant_domains),
         f"store   {describe(config.redis)}",
         f"plugins {', '.join(registry.names())}",
+        *([] if receiver is None else [f"alerts  {receiver.origin}{signed}"]),
     ]

@@ -1,4 +1,4 @@
-"""How limits are told in header fields: OpenAI's, the IETF draft's in the dialect of one's choice, and those of a refusal.
+"""How limits are told in header fields: OpenAI's, the IETF draft's in the dialect of one's choice, alerts, and a refusal's.
 
 https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers and, with the version at the end,
 https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-10. Clients that parse the draft know one version
@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from gateway.config import RateLimitDialect
-from gateway.models import MEASURED
+from gateway.models import MEASURED, shown_threshold
 from gateway.money import format_usd
 from gateway.plugin import LimitState
 
@@ -48,6 +48,12 @@ def retry_headers(states: Sequence[LimitState]) -> list[tuple[str, str]]:
     if UNKNOWN in waits:
         return [("retry-after", retry_after(max(waits)))]
     return [("retry-after-ms", str(max(waits))), ("retry-after", retry_after(max(waits)))]
+
+
+def alert_headers(reached: Sequence[tuple[str, int]]) -> Fields:
+    """What tells the highest threshold of each limit, by its name, that has reached one."""
+    told = ", ".join([f"{name};at={shown_threshold(percent)}" for name, percent in reached])
+    return [(b"x-gateway-alert", told.encode())] if told else []
 
 
 def retry_after(wait_ms: int) -> str:

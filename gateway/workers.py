@@ -20,6 +20,7 @@ from pathlib import Path
 from gateway.composition import Addresses, Shutdown, addresses, master_key, opened_stores, serve_parts, store_server
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreUnavailable
+from gateway.proxy import webhook_target
 from gateway.registry import Registry
 from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, load_engine, run_event_loop
 from gateway.store import Stores
@@ -63,6 +64,7 @@ async def run_workers(
     load_engine(config.server.engine)
     Registry.load([Path(path) for path in config.plugins.paths])
     master_key(config, own=embedded or local)
+    webhook_target(config)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(store_server(config, embedded=embedded))
         async with opened_stores(config, url) as stores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gateway.plugin import Limit, LimitScope, LimitSpec, Plugin, Settings, limit_specs
@@ -14,7 +14,7 @@ MAX_LIMITS = 16
 
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
-_INHERITED = ("per", "shadow")
+_INHERITED = ("per", "shadow", "alert_at")
 _OF_ONE_LIMIT = ("name", "cost", "on_lost")
 
 
@@ -29,8 +29,8 @@ class Limits(Limit, Settings):
 
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=MAX_LIMITS)] | None = Field(
         None,
-        description="Several limits at once; `unit`, `per` and `shadow` beside it hold for those that do not set them,"
-        " but not the unit `concurrency`.",
+        description="Several limits at once; `unit`, `per`, `shadow` and `alert_at` beside it hold for those that do not set"
+        " them, but not the unit `concurrency`.",
     )
 
     @model_validator(mode="before")
@@ -48,7 +48,12 @@ class Limits(Limit, Settings):
             filled["tiers"] = {name: _with_unit(tier, unit) for name, tier in given["tiers"].items()}
         return filled
 
-    # the name is that of `Limit`'s own check, which this one replaces: here the direct form may be absent
+    # the names are those of `Limit`'s own checks, which these replace: here the direct form may be absent
+    @field_validator("alert_at")
+    @classmethod
+    def _alerts_fit(cls, alert_at: Any, _info: ValidationInfo) -> Any:
+        return alert_at
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.unit == "concurrency":
@@ -68,6 +73,8 @@ class Limits(Limit, Settings):
             raise _at("limit", "nothing is limited without limit and window, quota, limits or tiers")
         if self.per is not None and not self.per:
             raise ValueError("per must not be empty")
+        if self.alert_at is not None and not self._has_quota:
+            raise _at("alert_at", "needs a quota")
         return self
 
     @property
@@ -78,8 +85,14 @@ class Limits(Limit, Settings):
     def _has_more(self) -> bool:
         return self.limits is not None
 
+    @property
+    def _has_quota(self) -> bool:
+        return self.quota is not None or any(limit.quota is not None for limit in self.limits or ())
+
     def _own(self) -> Limit:
         given = {name: getattr(self, name) for name in Limit.model_fields if name in self.model_fields_set}
+        if self.quota is None:
+            given.pop("alert_at", None)  # it is for the quotas among the others
         if self.window is not None:
             given["window"] = f"{self.window}ms"  # a bare number would be read as seconds
         return Limit(**given)
@@ -117,6 +130,10 @@ class RateLimiterSettings(Limits):
     @property
     def _has_more(self) -> bool:
         return self.limits is not None or self.tiers is not None
+
+    @property
+    def _has_quota(self) -> bool:
+        return super()._has_quota or any(tier._has_quota for tier in (self.tiers or {}).values())
 
     @model_validator(mode="after")
     def _default_tier_exists(self) -> Self:

@@ -204,6 +204,7 @@ async def running_proxy(
     limits: Mapping[str, Any] | None = None,
     redis: Mapping[str, Any] | None = None,
     prices: Mapping[str, Any] | None = None,
+    alerts: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve a proxy on a free port. ``plugins`` are installed besides the built-in ones."""
     config = Config.model_validate(
@@ -212,6 +213,7 @@ async def running_proxy(
             "upstream": {"allowed_networks": "127.0.0.0/8", **(upstream or {})},
             "limits": dict(limits or {}),
             "prices": dict(prices or {}),
+            "alerts": dict(alerts or {}),
         }
     )
     settings = patient(store_url).model_copy(update=dict(redis or {}))

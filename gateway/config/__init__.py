@@ -5,6 +5,7 @@ over the file: ``GATEWAY_SERVER__PROXY_PORT=9081`` sets ``server.proxy_port``. D
 once loaded, however they were written.
 """
 
+from gateway.config.alerts import AlertsSettings
 from gateway.config.loading import ENVIRONMENT_PREFIX, Config, load_config, sections
 from gateway.config.sections import (
     LimitsSettings,
@@ -24,6 +25,7 @@ from gateway.config.sections import (
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
+    "AlertsSettings",
     "Config",
     "LimitsSettings",
     "LogSettings",

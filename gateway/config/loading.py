@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from gateway.config.alerts import AlertsSettings
 from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
@@ -40,6 +41,7 @@ class Config(BaseSettings):
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     limits: LimitsSettings = Field(default_factory=LimitsSettings)
     usage: UsageSettings = Field(default_factory=UsageSettings)
+    alerts: AlertsSettings = Field(default_factory=AlertsSettings)
     prices: PricesSettings = Field(default_factory=PricesSettings)
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     plugins: PluginsSettings = Field(default_factory=PluginsSettings)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from gateway.models.amount import MEASURED, Amount, Unit, units_in
 from gateway.models.base import Document
+from gateway.models.quota import Quota, Thresholds, hundredths
 from gateway.money import MAX_USD
-from gateway.periods import PLAIN, Period, time_zones
+from gateway.periods import PLAIN, Period
 from gateway.units import DurationMs, format_duration_ms
 
 MAX_EXACT = 2**53
@@ -51,41 +51,9 @@ def _level(value: str) -> str:
     return level
 
 
-def _time_zone(value: str) -> str:
-    if value not in time_zones():
-        raise ValueError("must be the name of an IANA time zone, such as Europe/Berlin")
-    return value
-
-
 Level = Annotated[str, AfterValidator(_level)]
 Units = Annotated[int, Field(ge=1, le=10**9)]
-TimeZone = Annotated[str, AfterValidator(_time_zone)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"), AfterValidator(str.lower)]
-
-
-class Quota(Document):
-    """Units per calendar period."""
-
-    daily: Amount | None = Field(None, description="Most units from midnight to midnight.")
-    weekly: Amount | None = Field(None, description="Most units from Monday to Sunday, the week of ISO 8601.")
-    monthly: Amount | None = Field(None, description="Most units of a calendar month.")
-    time_zone: TimeZone = Field(PLAIN, description="Name of the IANA time zone in whose midnights periods begin.")
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if not self.amounts:
-            raise ValueError("a quota needs daily, weekly or monthly")
-        return self
-
-    @property
-    def amounts(self) -> list[tuple[Period, int | Decimal]]:
-        """The periods that are limited, the shortest first."""
-        given: list[tuple[Period, int | Decimal | None]] = [
-            ("day", self.daily),
-            ("week", self.weekly),
-            ("month", self.monthly),
-        ]
-        return [(period, amount) for period, amount in given if amount is not None]
 
 
 class CostSource(Document):
@@ -135,6 +103,17 @@ class Limit(Document):
         " the lease ends. Unset means that the cost is charged at once; with `reply_header`, and of tokens and usd, `charge`.",
     )
     shadow: bool = Field(False, description="Evaluate and report, never refuse.")
+    alert_at: Thresholds | None = Field(
+        None,
+        description="For quotas: shares of them, such as 0.8, at which answers carry `x-gateway-alert` and a webhook goes out.",
+    )
+
+    @field_validator("alert_at")
+    @classmethod
+    def _alerts_fit(cls, alert_at: Thresholds | None, info: ValidationInfo) -> Thresholds | None:
+        if alert_at is not None and info.data.get("quota", alert_at) is None:
+            raise ValueError("alert_at needs a quota")
+        return alert_at
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -211,7 +190,7 @@ class LimitSpec:
     ``period`` and its ``time_zone`` are for budgets only.
 
     ``name`` tells the limits of one owner apart and is what a client sees. ``per`` is sorted and never empty. A budget with
-    ``on_lost`` holds the cost until the request is settled.
+    ``on_lost`` holds the cost until the request is settled. ``alert_at`` are hundredths of a budget, smallest first.
     """
 
     name: str
@@ -226,6 +205,12 @@ class LimitSpec:
     cost: Cost = Cost()
     on_lost: OnLost | None = None
     time_zone: str = PLAIN
+    alert_at: tuple[int, ...] = ()
+
+    @property
+    def alerts(self) -> bool:
+        """True if somebody is told when this budget is nearly or wholly spent."""
+        return self.kind is LimitKind.BUDGET and bool(self.alert_at)
 
     @property
     def holds(self) -> bool:
@@ -297,7 +282,8 @@ def _specs_of(limit: Limit, per: tuple[str, ...]) -> list[LimitSpec]:
         common |= {"on_lost": on_lost, "time_zone": limit.quota.time_zone}
         for period, amount in limit.quota.amounts:
             name = f"{limit.name or unit}-per-{period}"
-            found.append(LimitSpec(name, LimitKind.BUDGET, units_in(unit, amount), period=period, **common))
+            most, alert_at = units_in(unit, amount), hundredths(limit.alert_at)
+            found.append(LimitSpec(name, LimitKind.BUDGET, most, period=period, alert_at=alert_at, **common))
     return found
 
 

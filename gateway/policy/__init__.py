@@ -1,6 +1,7 @@
 """What holds for a tenant's requests: its configuration compiled, the plan of one request, the answer of a refusal."""
 
 from gateway.policy.accounting import NOTHING, Accounting, Demand, Spent
+from gateway.policy.alerting import Reached, reached_thresholds
 from gateway.policy.binding import units_of
 from gateway.policy.call import Call, endpoint_for, is_decided_by_body, is_readable, renamed_path, sent_body
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
@@ -30,6 +31,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Plan",
+    "Reached",
     "Recent",
     "RequestFacts",
     "SeenLimit",
@@ -43,6 +45,7 @@ __all__ = [
     "is_decided_by_body",
     "is_readable",
     "plan_request",
+    "reached_thresholds",
     "refusal_of",
     "renamed_path",
     "seeded_state",

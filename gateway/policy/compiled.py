@@ -24,7 +24,7 @@ class CompiledRule:
 
     ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's
     and the tenant's, ``price_host`` tells whose public prices hold. ``is_measured`` if one of the limits counts what only the
-    reply tells.
+    reply tells, ``alerts`` if one has thresholds.
     """
 
     info: RuleInfo
@@ -38,6 +38,7 @@ class CompiledRule:
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
     is_measured: bool
+    alerts: bool
     format: RuleFormat
     usage_comment: bool
     aliases: Mapping[str, str]
@@ -90,4 +91,5 @@ class CompiledKey:
     limits: tuple[PlacedLimit, ...]
     needs_model: bool
     is_measured: bool
+    alerts: bool
     bound: dict[str, tuple[CompiledRule, Sequence[BoundLimit]]] = field(default_factory=dict)

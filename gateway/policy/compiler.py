@@ -96,6 +96,7 @@ class Compiler:
             limits,
             key.allowed_models is not None or any("model" in limit.levels for limit in limits),
             any(limit.spec.is_measured for limit in limits),
+            any(limit.spec.alerts for limit in limits),
         )
 
     def _rule(self, tenant: Tenant, rule: Rule, keyspace: Keyspace) -> CompiledRule:
@@ -129,6 +130,7 @@ class Compiler:
             limits=limits,
             needs_model=any("model" in limit.levels for limit in limits),
             is_measured=any(limit.spec.is_measured for limit in limits),
+            alerts=any(limit.spec.alerts for limit in limits),
             format=rule.format,
             usage_comment=rule.usage_comment,
             aliases=tenant.model_aliases,

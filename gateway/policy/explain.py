@@ -13,11 +13,12 @@ from gateway.config import Config
 from gateway.errors import GatewayError, InternalError
 from gateway.formats import Asked
 from gateway.headers import RawHeaders, forwarded
-from gateway.limit_headers import limit_headers_in
+from gateway.limit_headers import alert_headers, limit_headers_in
 from gateway.models import Stage
 from gateway.pipeline import Chain, Entry, Stopped
 from gateway.plugin import Answer, Exchange, Headers, LimitState, Request
 from gateway.policy.accounting import Accounting
+from gateway.policy.alerting import reached_thresholds
 from gateway.policy.call import Call, endpoint_for, is_decided_by_body, renamed_path
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
@@ -209,11 +210,15 @@ class Explainer:
         uncalled = _uncalled(chain, body_known=asked.body is not None)
         stopped = await chain.pre_request(exchange, refused_at, refusal, without=uncalled)
         reached = len(chain.entries) if stopped is None else stopped.index
+        alerts = reached_thresholds(terms.limits, states, reached)
         ran = replace(
             matched,
             refusal=None if stopped is None else stopped.error,
             verdicts=_verdicts(chain, stopped, uncalled, failed),
-            headers=self._limit_headers([state for state in states if state.entry <= reached]),
+            headers=[
+                *self._limit_headers([state for state in states if state.entry <= reached]),
+                *alert_headers([each.told for each in alerts]),
+            ],
             stopped_at=None if stopped is None else reached,
             uncalled=[chain.entries[index].name for index in uncalled if index < reached],
         )

@@ -11,6 +11,7 @@ from gateway.config import Config
 from gateway.forwarder import Forwarder
 from gateway.policy import Accounting, Compiler
 from gateway.proxy.admitter import Admitter
+from gateway.proxy.alerts import Alerts
 from gateway.proxy.background import Background
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.data_plane import DataPlane
@@ -21,6 +22,7 @@ from gateway.proxy.leave_watch import LeaveWatches
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
+from gateway.proxy.webhook import Webhook, webhook_target
 from gateway.registry import Registry
 from gateway.secrets import Vault
 from gateway.store import Stores
@@ -45,7 +47,7 @@ class ProxyParts:
 
 
 def create_proxy_app(parts: ProxyParts) -> Quart:
-    """An ASGI app for any server."""
+    """An ASGI app for any server. Raises ConfigurationError."""
     app = Quart("gateway.proxy", static_folder=None)
     install_error_handlers(app)
     app.register_blueprint(health_blueprint(parts.stores.connection.ping, parts.draining))
@@ -59,6 +61,9 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     background = Background()
     watches = LeaveWatches()
     forwarder = Forwarder(config.upstream)
+    target = webhook_target(config)
+    webhook = None if target is None else Webhook(config, target, forwarder)
+    alerts = Alerts(parts.stores.alerts, background, parts.metrics, webhook)
     domains = TenantDomains(config.server.tenant_domains)
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
     parts.metrics.show_in_flight(lambda: gate.in_flight)
@@ -89,6 +94,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     async def stop() -> None:
         await watches.stop()
         await renewer.stop()
+        alerts.stop()
         await background.drain(DRAIN_BACKGROUND_MS)
         await settler.drain(DRAIN_BACKGROUND_MS)
         await forwarder.stop()
@@ -99,7 +105,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
         config=config,
         domains=domains,
         admitter=admitter,
-        forwarding=Forwarding(admitter, parts.accounting, forwarder, background, watches, config.limits),
+        forwarding=Forwarding(admitter, parts.accounting, forwarder, background, alerts, watches, config.limits),
         gate=gate,
         metrics=parts.metrics,
         access_log=parts.access_log,

@@ -13,8 +13,9 @@ from gateway.forwarder import Forwarder
 from gateway.headers import forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
-from gateway.policy import Accounting, refusal_of, renamed_path, sent_body
+from gateway.policy import Accounting, reached_thresholds, refusal_of, renamed_path, sent_body
 from gateway.proxy.admitter import Admitter, Ticket
+from gateway.proxy.alerts import Alerts
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
 from gateway.proxy.metering import Metering
@@ -41,6 +42,7 @@ class Forwarding:
         accounting: Accounting,
         forwarder: Forwarder,
         background: Background,
+        alerts: Alerts,
         watches: LeaveWatches,
         limits: LimitsSettings,
     ) -> None:
@@ -48,6 +50,7 @@ class Forwarding:
         self._accounting = accounting
         self._forwarder = forwarder
         self._background = background
+        self._alerts = alerts
         self._watches = watches
         self._limits = limits
         self._unpriced: set[str] = set()
@@ -72,6 +75,9 @@ class Forwarding:
             if ticket.terms.limits:
                 told = states if stopped is None else [state for state in states if state.entry <= outcome.reached]
                 reply.extra = self._limit_headers(told)
+                if ticket.rule.alerts or ticket.key.alerts:
+                    reached = reached_thresholds(ticket.terms.limits, states, outcome.reached)
+                    reply.extra += self._alerts.note(ticket.tenant.info, reached, ticket.admission.now_ms)
             if stopped is not None and stopped.error is not None:
                 raise stopped.error
             outcome.exchange = exchange

@@ -1,10 +1,11 @@
 """The only user of redis-py: admission, and the documents of the admin API."""
 
 from gateway.store.admission import Admission, Admissions, Known, Peeked, Stale, Unseeded
+from gateway.store.alerts import AlertStore, Claim
 from gateway.store.api_keys import ApiKeyStore, StoredKey
 from gateway.store.connect import Connection, connect, describe
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.keyspace import Keyspace, limit_of
+from gateway.store.keyspace import Keyspace, crossing_of, limit_of
 from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
 from gateway.store.receipts import Receipt, ReceiptIndex, ReceiptStore
 from gateway.store.rules import RuleStore, StoredRule
@@ -19,8 +20,10 @@ __all__ = [
     "MAX_DAYS",
     "Admission",
     "Admissions",
+    "AlertStore",
     "ApiKeyStore",
     "BoundLimit",
+    "Claim",
     "Connection",
     "Due",
     "EmbeddedServer",
@@ -50,6 +53,7 @@ __all__ = [
     "UsageStore",
     "Used",
     "connect",
+    "crossing_of",
     "describe",
     "limit_of",
     "new_id",

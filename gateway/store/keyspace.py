@@ -50,6 +50,14 @@ class Keyspace:
         """String: the answer to a POST with an Idempotency-Key."""
         return f"{self._tag}idem:{digest}"
 
+    def alert(self, crossing: str) -> str:
+        """String: who sends the webhook of a crossing, or how that has ended; see `crossing_of`."""
+        return f"{self._tag}alert:{crossing}"
+
+    def alert_count(self, crossing: str) -> str:
+        """String: that a crossing was counted by the metrics of some replica."""
+        return f"{self._tag}alert:{crossing}:counted"
+
     def usage(self, tenant_id: str, day: date) -> str:
         """Hash: what was used by requests admitted on this UTC day, see `gateway.store.usage`.
 
@@ -87,6 +95,11 @@ class Keyspace:
 def limit_of(limit_key: str, values: Iterable[str]) -> str:
     """The state of a limit for these values of its levels (a key, an address, a model, …)."""
     return f"{limit_key}:{digest(values)}"
+
+
+def crossing_of(limit_key: str, limit: int, percent: int, period_end_ms: int) -> str:
+    """The name of a crossing: of this share of this many units, in this period, by a limit as `limit_of` names it."""
+    return digest((limit_key, str(limit), str(percent), str(period_end_ms)))
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from gateway.config import UsageSettings
 from gateway.errors import ConfigurationError
 from gateway.resources import lua_folder
 from gateway.store.admission import Admissions
+from gateway.store.alerts import AlertStore
 from gateway.store.api_keys import ApiKeyStore
 from gateway.store.connect import Connection
 from gateway.store.receipts import ReceiptIndex, ReceiptStore
@@ -35,6 +36,7 @@ class Stores:
     rules: RuleStore
     usage: UsageStore
     receipts: ReceiptStore
+    alerts: AlertStore
 
 
 async def open_stores(
@@ -67,4 +69,5 @@ async def open_stores(
         RuleStore(connection, runner, tenants),
         UsageStore(connection),
         ReceiptStore(connection, runner),
+        AlertStore(connection),
     )

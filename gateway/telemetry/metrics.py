@@ -94,6 +94,15 @@ class Metrics:
         self.unsettled = Counter(
             "gateway_unsettled_admissions", "Admissions that the store could not be told the end of.", registry=registry
         )
+        self.alerts = Counter(
+            "gateway_limit_alerts",
+            "Crossings of thresholds of limits, each counted by one replica.",
+            ["tenant", "limit", "at"],
+            registry=registry,
+        )
+        self.undelivered_alerts = Counter(
+            "gateway_undelivered_alerts", "Webhooks of alerts that were given up.", ["tenant"], registry=registry
+        )
 
     def show_in_flight(self, read: Callable[[], int]) -> None:
         """Take the number of requests in flight from here; between processes, whenever `refresh` is called."""

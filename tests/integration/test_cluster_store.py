@@ -202,6 +202,18 @@ async def test_usage_is_read_and_forgotten_where_its_tenant_lives(stores: Stores
         assert ledger(tenant.id, today) not in all_keys(cluster)
 
 
+async def test_alerts_are_claimed_where_their_tenant_lives(stores: Stores):
+    for subdomain in SUBDOMAINS:
+        names = Keyspace(subdomain)
+        assert [await stores.alerts.is_first(names, "crossing", 60_000) for _ in range(2)] == [True, False]
+        claims = await asyncio.gather(*(stores.alerts.claim(names, "crossing", token, 60_000) for token in "abc"))
+        assert sorted(claim.state for claim in claims) == ["mine", "taken", "taken"]
+        token = "abc"[[claim.state for claim in claims].index("mine")]
+        assert await stores.alerts.keep(names, "crossing", token, 60_000)
+        await stores.alerts.end(names, "crossing", "sent", 60_000)
+        assert (await stores.alerts.claim(names, "crossing", "d", 60_000)).state == "over"
+
+
 async def test_that_the_primaries_forgot_the_scripts_is_not_seen(stores: Stores, cluster: Cluster):
     for name in SUBDOMAINS:
         gate = await Gate(stores, name).prepare()

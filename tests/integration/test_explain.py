@@ -20,7 +20,7 @@ from tests.wire import an_upstream, eventually
 SLACK_MS = 120_000
 """How long a test may take at most, and so how far a wait may have come between explanation and request."""
 
-TOLD = re.compile(r"x-ratelimit-.*|ratelimit.*|retry-after.*|x-should-retry|allow|www-authenticate|connection")
+TOLD = re.compile(r"x-gateway-alert|x-ratelimit-.*|ratelimit.*|retry-after.*|x-should-retry|allow|www-authenticate|connection")
 SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:(\d+)ms)?")
 
 
@@ -85,6 +85,10 @@ def limiter(limit=3, priority=100, window: str | None = "1h", **settings):
     return {"name": "rate_limiter", "priority": priority, "settings": kept}
 
 
+def quota(daily, **settings):
+    return limiter(None, window=None, quota={"daily": daily}, **settings)
+
+
 def security(priority=100, **settings):
     return {"name": "security_validator", "priority": priority, "settings": settings}
 
@@ -146,6 +150,9 @@ CASES = {
     "tenant's limit spent": Case(429, "rate_limited", required={"rate_limiter": HOUR}, sent=2),
     "key's limit spent": Case(429, "rate_limited", chain=[security(1)], key={"limits": [HOUR["settings"]]}, sent=2),
     "shadow spent": Case(200, chain=[limiter(1, shadow=True), limiter(9)], sent=2),
+    "threshold": Case(200, chain=[quota(2, alert_at=[0.4, 0.5]), quota(9, alert_at=[0.9])]),
+    "threshold of a quota that is spent": Case(429, "budget_exceeded", chain=[quota(1, alert_at=[0.5])], sent=1),
+    "threshold behind the end": Case(203, chain=[{"name": "greets"}, quota(2, alert_at=[0.5])], headers={"x-greet": "1"}),
     "per header": Case(429, chain=[limiter(1, per=["header:x-user"])], sent=1, headers={"x-user": "a"}),
     "per model": Case(429, "rate_limited", chain=[limiter(1, per=["model"])], sent=1, body=MODEL),
     "plugin before a spent limit": Case(

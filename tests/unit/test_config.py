@@ -1,9 +1,11 @@
 """The configuration: file, environment, and what is refused."""
 
+import base64
 import ipaddress
 
 import pytest
 
+from gateway.composition import check
 from gateway.config import Config, LimitsSettings, RedisSettings, ServerSettings, UpstreamSettings, load_config
 from gateway.config.loading import sections
 from gateway.errors import ConfigurationError
@@ -173,3 +175,34 @@ def test_the_defaults_are_the_documented_ones():
         60_000,
     )
     assert (RedisSettings().command_timeout, RedisSettings().connect_timeout, RedisSettings().pool_wait) == (250, 500, 50)
+
+
+def test_webhooks_of_alerts_have_an_address_and_a_secret(elsewhere):
+    key = bytes(range(32))
+    secret = base64.b64encode(key).decode()
+    assert (Config().alerts.webhook_url, Config().alerts.signing_key, Config().alerts.timeout) == (None, None, 15_000)
+    for text in (secret, f"whsec_{secret}"):
+        config = load_config(
+            written(elsewhere, f"alerts: {{webhook_url: 'https://x.example', webhook_secret: {text}, timeout: 2}}")
+        )
+        assert (config.alerts.signing_key, config.alerts.timeout) == (key, 2_000)
+        assert secret not in repr(config)
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_short", "not base64 at all", "whsec_" + "A" * 28, "whsec_" + "A" * 88])
+def test_a_webhook_s_secret_that_is_none_is_refused_and_not_repeated(elsewhere, secret):
+    with pytest.raises(ConfigurationError, match=r"alerts\.webhook_secret: must be whsec_") as caught:
+        load_config(written(elsewhere, f"alerts: {{webhook_secret: '{secret}'}}"))
+    assert "A" * 28 not in str(caught.value)
+
+
+def test_check_names_the_receiver_of_alerts_or_the_key_at_fault(elsewhere):
+    def checked(**alerts):
+        return check(Config.model_validate({"alerts": alerts}))
+
+    assert not any(line.startswith("alerts") for line in checked())
+    assert "alerts  https://hooks.example.com (not signed)" in checked(webhook_url="https://hooks.example.com/T0/secret")
+    signed = checked(webhook_url="https://hooks.example.com/T0", webhook_secret="whsec_" + "A" * 32)
+    assert "alerts  https://hooks.example.com" in signed
+    with pytest.raises(ConfigurationError, match=r"alerts\.webhook_url: must be https"):
+        checked(webhook_url="http://hooks.example.com/")

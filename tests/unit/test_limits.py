@@ -118,3 +118,47 @@ def test_the_ledger_knows_the_periods_of_utc_only():
     assert spec_of(quota={"weekly": 1, "time_zone": "UTC"}).is_in_ledger
     assert not spec_of(quota={"weekly": 1, "time_zone": "Etc/UTC"}).is_in_ledger
     assert not spec_of(quota={"weekly": 1, "time_zone": "Asia/Tokyo"}).is_in_ledger
+
+
+def test_thresholds_are_kept_in_order_each_once_and_hold_for_the_quotas_of_a_limit():
+    limit = Limit.model_validate(
+        {"limit": 5, "window": "1m", "quota": {"daily": 50, "monthly": 500}, "alert_at": [1, "0.80", 0.07, 0.8, 1.0]}
+    )
+    assert limit.model_dump(mode="json")["alert_at"] == [0.07, 0.8, 1.0]
+    assert Limit.model_validate_json(limit.model_dump_json()) == limit
+    specs = limit_specs([limit], ("rule",))
+    assert [(spec.kind, spec.alert_at, spec.alerts) for spec in specs] == [
+        (LimitKind.LOG, (), False),
+        (LimitKind.BUDGET, (7, 80, 100), True),
+        (LimitKind.BUDGET, (7, 80, 100), True),
+    ]
+    assert not spec_of(quota={"daily": 5}).alerts
+    for percent in range(1, 101):  # no binary fraction comes in between
+        assert spec_of(quota={"daily": 5}, alert_at=[percent / 100]).alert_at == (percent,)
+
+
+@pytest.mark.parametrize("unit", ["requests", "tokens", "input_tokens", "output_tokens", "usd"])
+def test_quotas_of_every_unit_may_have_thresholds(unit: str):
+    assert spec_of(quota={"daily": 5}, unit=unit, alert_at=[0.5], shadow=True).alerts
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"limit": 5, "window": "1m", "alert_at": [0.5]}, "alert_at needs a quota"),
+        ({"limit": 5, "unit": "concurrency", "alert_at": [0.5]}, "alert_at needs a quota"),
+        ({"quota": {"daily": 5}, "alert_at": []}, "at least 1 item"),
+        ({"quota": {"daily": 5}, "alert_at": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, "at most 5 items"),
+        ({"quota": {"daily": 5}, "alert_at": [0]}, "above 0 and at most 1"),
+        ({"quota": {"daily": 5}, "alert_at": [1.01]}, "above 0 and at most 1"),
+        ({"quota": {"daily": 5}, "alert_at": [80]}, "above 0 and at most 1"),
+        ({"quota": {"daily": 5}, "alert_at": ["NaN"]}, "above 0 and at most 1"),
+        ({"quota": {"daily": 5}, "alert_at": [0.805]}, "more than 2 decimals"),
+        ({"quota": {"daily": 5}, "alert_at": [True]}, "must be a number"),
+        ({"quota": {"daily": 5}, "alert_at": 0.5}, "valid tuple"),
+    ],
+)
+def test_thresholds_that_cannot_be_reached_are_refused_and_the_field_is_named(fields: dict[str, object], words: str):
+    with pytest.raises(ValidationError, match=words) as caught:
+        Limit.model_validate(fields)
+    assert {error["loc"][0] for error in caught.value.errors()} == {"alert_at"}

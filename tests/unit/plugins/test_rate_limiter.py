@@ -187,3 +187,43 @@ def test_it_takes_effect_before_anything_is_forwarded():
     assert [stage for stage in Stage if plugin.runs_in(stage)] == [Stage.PRE_REQUEST]
     assert not plugin.needs_request_body
     assert not plugin.needs_reply_body
+
+
+def test_thresholds_are_handed_down_to_quotas_that_do_not_set_them():
+    settings = {
+        "limit": 9,
+        "window": "1m",
+        "alert_at": [0.8],
+        "limits": [
+            {"quota": {"daily": 10}, "name": "a"},
+            {"quota": {"daily": 10}, "name": "b", "alert_at": [0.5]},
+            {"quota": {"daily": 10}, "name": "c", "alert_at": None},
+            {"limit": 3, "unit": "concurrency"},
+        ],
+        "default_tier": "basic",
+        "tiers": {
+            "basic": {"quota": {"monthly": 10}, "name": "d", "limits": [{"quota": {"daily": 1}, "name": "e"}]},
+            "pro": {"quota": {"monthly": 10}, "alert_at": [0.9, 1], "limits": [{"quota": {"daily": 1}, "name": "f"}]},
+        },
+    }
+    basic = {spec.name.partition("-")[0]: spec.alert_at for spec in declared(settings) if spec.kind is LimitKind.BUDGET}
+    assert basic == {"a": (80,), "b": (50,), "c": (), "d": (80,), "e": (80,)}
+    assert [spec.alert_at for spec in declared(settings, "pro")][-2:] == [(90, 100), (90, 100)]
+    assert [spec.alerts for spec in declared(settings) if spec.kind is not LimitKind.BUDGET] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"limit": 1, "window": 1, "alert_at": [0.5]}, "alert_at"),
+        ({"alert_at": [0.5], "limits": [{"limit": 1, "window": 1}]}, "alert_at"),
+        ({"quota": {"daily": 5}, "alert_at": [0]}, "alert_at.0"),
+        ({"limits": [{"limit": 1, "window": 1, "alert_at": [0.5]}]}, "limits.0.alert_at"),
+        (
+            {"quota": {"daily": 1}, "default_tier": "a", "tiers": {"a": {"limit": 1, "window": 1, "alert_at": [0.5]}}},
+            "tiers.a.alert_at",
+        ),
+    ],
+)
+def test_thresholds_without_a_quota_are_refused(settings, field):
+    assert refusal(settings)[0] == field
