@@ -12,16 +12,15 @@ from gateway.config.sections import (
     LogSettings,
     Network,
     PluginsSettings,
-    PricesSettings,
     RateLimitDialect,
     RedisSettings,
     SecretsSettings,
     Section,
     ServerSettings,
     UpstreamSettings,
-    UsageSettings,
     is_loopback,
 )
+from gateway.config.usage import PricesSettings, UsageSettings
 
 __all__ = [
     "ENVIRONMENT_PREFIX",

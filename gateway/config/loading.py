@@ -16,14 +16,13 @@ from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
     PluginsSettings,
-    PricesSettings,
     RedisSettings,
     SecretsSettings,
     Section,
     ServerSettings,
     UpstreamSettings,
-    UsageSettings,
 )
+from gateway.config.usage import PricesSettings, UsageSettings
 from gateway.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "GATEWAY_"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Literal
 
-from gateway.config.sections import MAX_RETENTION_DAYS
+from gateway.config.usage import MAX_RETENTION_DAYS
 from gateway.store.connect import Connection, store_errors
 from gateway.store.keyspace import Keyspace
 
