@@ -72,6 +72,7 @@ async def _ensure_rule(stores: Stores, tenant_id: str, target: str) -> None:
             "target": target,
             "metadata": _MARK,
             "plugin_chain": [{"name": "rate_limiter", "settings": {"limit": 100, "window": "1m"}}],
+            "prices": {"demo-*": {"input_usd_per_mtok": 0.5, "output_usd_per_mtok": 1.5}},
         }
     )
     rule = Rule(**wanted.model_dump(), id=new_id("rule"), created_at=now, updated_at=now)

@@ -122,13 +122,14 @@ class Accounting:
 
 def _most_cost(price: Price, input_tokens: int, output_tokens: int, media_parts: int) -> int:
     """Whether the provider writes its cache, thinks or hears is not known before: the dearest is taken."""
+    heard = input_tokens if media_parts and price.audio_input > max(price.input, price.cache_write) else 0
     return price.cost_nano_usd(
         Usage(
             input_tokens,
             output_tokens,
-            cache_write_tokens=input_tokens if price.cache_write > price.input else 0,
+            cache_write_tokens=input_tokens if not heard and price.cache_write > price.input else 0,
             reasoning_tokens=output_tokens if price.reasoning > price.output else 0,
-            input_audio_tokens=input_tokens if media_parts and price.audio_input > price.input else 0,
+            input_audio_tokens=heard,
         )
     )
 

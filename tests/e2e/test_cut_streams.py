@@ -1,5 +1,5 @@
 """A thousand streams, cut by clients, by the target and by replicas that are killed: each costs what it has delivered at
-least and what was reserved for it at most, and nothing stays held."""
+least and what was reserved for it at most, nothing stays held, and the receipts say what the ledger says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import contextlib
 import json
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ from gateway.models import ModelPrice
 from gateway.policy import Call
 from gateway.prices import Price
 from tests.builders import an_accounting
-from tests.e2e.processes import Gateway, a_gateway
+from tests.e2e.processes import GATEWAY, Gateway, a_gateway, clean_environment, run
 from tests.servers import short_directory, valkey_server
 from tests.sse_events import chat_events, texts_in
 from tests.sse_upstream import Stream, an_sse_upstream
@@ -31,6 +32,7 @@ LEASE_S = 4
 SETTINGS = {
     "LIMITS__LEASE": f"{LEASE_S}s",
     "LIMITS__RENEW_EVERY": "1s",
+    "USAGE__RECEIPTS": "true",
     "REDIS__COMMAND_TIMEOUT": "20s",
     "REDIS__CONNECT_TIMEOUT": "20s",
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -45,6 +47,7 @@ INPUT, OUTPUT = 1_000, 2_000  # nano-USD a token
 PRICES = {"*": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}}
 PRICE = Price.of(ModelPrice.model_validate(PRICES["*"]))
 WORDS = ("a", " word", " naïve", " 文", " 🙂", ' "so"', "\\n", " x" * 3)
+SUMS = ("requests", "input_tokens", "output_tokens", "cached_tokens", "cost_nano_usd")
 SENT = 5  # tokens, as the target counts them
 
 
@@ -159,6 +162,14 @@ class Clients:
                         return  # without the rest, which closes the connection
 
 
+def exported(folder: Path, settings: dict[str, str]) -> list[dict[str, Any]]:
+    """Every receipt, from the files."""
+    env = clean_environment(folder, **{f"GATEWAY_{name}": value for name, value in settings.items()})
+    code, _, said = run(*GATEWAY, "export-usage", "--to", folder / "receipts", env=env, cwd=folder)
+    assert code == 0, said
+    return [json.loads(line) for file in (folder / "receipts").glob("*.jsonl") for line in file.read_text().splitlines()]
+
+
 async def test_each_stream_costs_at_least_what_it_delivered_and_at_most_what_was_reserved():
     seed = random.Random(20_260_310)
     todo = streams(seed)
@@ -179,6 +190,7 @@ async def test_each_stream_costs_at_least_what_it_delivered_and_at_most_what_was
         await clients.run(todo, [STREAMS // 4, STREAMS // 2, STREAMS * 3 // 4])
         await asyncio.sleep(LEASE_S + 1)
         usage = survivor.admin("GET", f"/tenants/{tenant['id']}/usage?group_by=model", key=tenant["api_key"]).json
+        receipts = await asyncio.to_thread(exported, stack.enter_context(short_directory()), settings)
 
     rows = {row["model"]: row for row in usage["rows"]}
     assert all(one.status == 200 for one in todo if one.replica not in clients.killed)
@@ -199,6 +211,10 @@ async def test_each_stream_costs_at_least_what_it_delivered_and_at_most_what_was
     assert ended["cut"] > STREAMS // 3
     assert ended["whole"] > STREAMS // 5
     print(f"{ended}, {len(lost)} lost with their replicas")
+
+    assert len({receipt["id"] for receipt in receipts}) == len(receipts) == len(rows)
+    for receipt in receipts:
+        assert {name: receipt[name] for name in SUMS} == {name: rows[receipt["model"]][name] for name in SUMS}
 
     used = {limit["name"]: limit["used"] for limit in usage["limits"]}
     total = usage["total"]

@@ -160,6 +160,12 @@ def _stream(output: str) -> None:
     assert all(json.loads(event)["object"] == "chat.completion.chunk" for event in events[:-1])
 
 
+def _cost(output: str) -> None:
+    told = dict(line.strip().split(": ") for line in output.splitlines())
+    sent, written = int(told["x-gateway-tokens-input"]), int(told["x-gateway-tokens-output"])
+    assert round(float(told["x-gateway-cost-usd"]) * 1e9) == sent * 500 + written * 1_500
+
+
 def _new_tenant(output: str) -> None:
     tenant = json.loads(output)
     assert (tenant["subdomain"], tenant["tier"], tenant["status"]) == ("acme", "pro", "active")
@@ -198,6 +204,7 @@ def _some_words(output: str) -> None:
 CHECKS: list[Callable[[str], None]] = [
     _completion,
     _stream,
+    _cost,
     _new_tenant,
     _new_rule,
     _limit,

@@ -120,8 +120,34 @@ class Case:
 
 MODEL = {"model": "m", "messages": []}
 HOUR = {"settings": {"limit": 2, "window": "1h"}}
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10}
 CASES = {
     "forwarded": Case(200),
+    "tokens": Case(200, chain=[limiter(500, unit="tokens")], path=CHAT, body=HELLO, sent=1),
+    "tokens of a stream": Case(200, chain=[limiter(500, unit="input_tokens")], path=CHAT, body=HELLO | {"stream": True}),
+    "too many tokens": Case(
+        429, "rate_limited", chain=[limiter(50, unit="tokens")], path=CHAT, body=HELLO | {"max_tokens": 60}
+    ),
+    "tokens without a bound": Case(200, limits=[{"limit": 50, "window": "1h", "unit": "tokens"}], path=CHAT, body=MODEL),
+    "tokens of another path": Case(200, chain=[limiter(1, unit="tokens")], body=HELLO),
+    "tokens of a format that is not read": Case(
+        200, chain=[limiter(1, unit="tokens")], path=CHAT, rule={"format": "none"}, body=HELLO
+    ),
+    "dollars": Case(200, key={"limits": [{"unit": "usd", "quota": {"daily": 1.5}}]}, path=CHAT, body=HELLO, sent=1),
+    "too few dollars": Case(
+        429, "budget_exceeded", chain=[quota(0.00001, unit="usd")], path=CHAT, body=HELLO | {"max_tokens": 1_000}
+    ),
+    "tokens of no JSON": Case(400, "invalid_json", chain=[limiter(9, unit="tokens")], path=CHAT, body=[HELLO]),
+    "alias": Case(
+        200, tenant={"model_aliases": {"fast": "m"}}, key={"allowed_models": ["m"]}, path=CHAT, body=MODEL | {"model": "fast"}
+    ),
+    "model in the path": Case(
+        200, tenant={"model_aliases": {"fast": "gemini-pro"}}, path="/v1/models/fast:generateContent", body={"contents": []}
+    ),
+    "model in the path is not allowed": Case(
+        403, "not_allowed", key={"allowed_models": ["m"]}, path="/v1/models/n:generateContent", body={"contents": []}
+    ),
     "forwarded with a stripped prefix": Case(200, rule={"strip_path": True}),
     "window": Case(200, chain=[limiter()], sent=1),
     "large window": Case(200, chain=[limiter(20_000)], sent=1),

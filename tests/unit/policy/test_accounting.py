@@ -1,0 +1,121 @@
+"""What is reserved for a call, and what it has used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Config
+from gateway.errors import UnknownModel
+from gateway.formats import Asked, Delivered, Usage, endpoint_of
+from gateway.models import Limit, ModelPrice, limit_specs
+from gateway.policy import Call
+from gateway.prices import Price
+from gateway.store import Keyspace, PlacedLimit, place_limit
+from tests.builders import an_accounting
+
+CENTS = Price.of(ModelPrice.model_validate({"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}))
+INPUT, OUTPUT = 1_000, 2_000  # nano-USD a token
+
+
+def a_call(**fields: Any) -> Call:
+    endpoint = endpoint_of("auto", "POST", "/v1/chat/completions")
+    assert endpoint is not None
+    given: dict[str, Any] = {"model": "m", "prompt": ("Hello",)}
+    return Call(endpoint, Asked(**(given | fields)))
+
+
+def placed(**declared: Any) -> list[PlacedLimit]:
+    specs = limit_specs([Limit.model_validate(declared)], ("rule",))
+    return [place_limit(Keyspace("t"), "t-1", "o", spec, 0, ()) for spec in specs]
+
+
+def test_the_upper_estimate_the_bound_and_all_answers_are_reserved():
+    demand = an_accounting().demand(a_call(max_output_tokens=50, answers=3), CENTS, [])
+    assert (demand.output_tokens, demand.bound, demand.is_guess) == (150, None, False)
+    assert demand.input_tokens >= 5
+    assert demand.cost_nano_usd == demand.input_tokens * INPUT + 150 * OUTPUT
+    units = [demand.units(placed(unit=unit, limit=10, window="1m")[0].spec) for unit in ("tokens", "input_tokens", "usd")]
+    assert units == [demand.input_tokens + 150, demand.input_tokens, demand.cost_nano_usd]
+
+
+def test_without_a_bound_the_default_is_reserved_but_never_more_than_a_window_has():
+    demand = an_accounting().demand(a_call(), CENTS, placed(unit="tokens", limit=99, window="1m"))
+    assert (demand.output_tokens, demand.bound, demand.is_guess) == (4_096, None, True)
+    assert demand.units(placed(unit="tokens", limit=99, window="1m")[0].spec) == 99
+    assert demand.units(placed(unit="output_tokens", limit=9_999, window="1m")[0].spec) == 4_096
+    assert demand.units(placed(unit="tokens", limit=99, burst=7, window="1m")[0].spec) == 7
+
+
+@pytest.mark.parametrize(
+    ("quota", "answers", "bound"),
+    [
+        ({"unit": "usd", "quota": {"daily": 1}}, 1, 4_096),
+        ({"unit": "usd", "quota": {"daily": "0.0001"}}, 1, 33),  # of 100 000 nano-USD, the input takes 33 000
+        ({"unit": "usd", "quota": {"daily": "0.0001"}}, 3, 11),
+        ({"unit": "usd", "quota": {"daily": "0.00001"}}, 1, 1),  # not even its input fits: the limit refuses it
+        ({"unit": "output_tokens", "quota": {"daily": 70}}, 1, 70),
+        ({"unit": "tokens", "quota": {"monthly": 70}}, 1, 37),
+        ({"unit": "tokens", "quota": {"monthly": 70}, "shadow": True}, 1, None),
+        ({"unit": "input_tokens", "quota": {"monthly": 70}}, 1, None),
+        ({"quota": {"monthly": 70}}, 1, None),
+    ],
+)
+def test_a_budget_bounds_a_call_that_does_not_bound_itself(quota, answers, bound):
+    limits = placed(**quota)
+    demand = an_accounting().demand(a_call(answers=answers), CENTS, limits, input_tokens=33)
+    assert demand.bound == bound
+    if bound is not None:
+        assert demand.output_tokens == bound * answers
+    assert an_accounting().demand(a_call(max_output_tokens=9), CENTS, limits).bound is None
+
+
+def test_the_dearest_of_what_may_happen_is_reserved():
+    fields = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2, "cache_write_usd_per_mtok": 3, "audio_input_usd_per_mtok": 9}
+    price = Price.of(ModelPrice.model_validate(fields))
+    accounting = an_accounting()
+    demand = accounting.demand(a_call(max_output_tokens=10), price, [], input_tokens=100)
+    assert demand.cost_nano_usd == 100 * 3_000 + 10 * OUTPUT
+    heard = accounting.demand(a_call(max_output_tokens=10, media_parts=1), price, [], input_tokens=100)
+    assert heard.cost_nano_usd >= 100 * 9_000 + 10 * OUTPUT
+    spent = accounting.spent(price, Usage(100, 10, cache_write_tokens=100))
+    assert (spent.cost_nano_usd, spent.is_estimate) == (demand.cost_nano_usd, False)
+
+
+TEXTS = st.lists(st.text(max_size=200) | st.text(st.characters(codec="ascii"), max_size=400), max_size=4)
+PIECES = st.integers(0, 500)
+
+
+@given(TEXTS, st.integers(0, 2), st.none() | st.integers(1, 300), st.integers(1, 3), PIECES, PIECES, PIECES)
+def test_what_is_counted_is_at_most_what_was_reserved(texts, media, bound, answers, pieces, narrow, wide):
+    accounting = an_accounting()
+    call = a_call(prompt=tuple(texts), media_parts=media, max_output_tokens=bound, answers=answers)
+    demand = accounting.demand(call, CENTS, [])
+    most = accounting.most_output_tokens(call, demand)
+    assert most == accounting.most_output_tokens(call, None) == demand.output_tokens
+    spent = accounting.counted(call, CENTS, most, Delivered(pieces, narrow, wide))
+    assert min(pieces, most) <= spent.usage.output_tokens <= demand.output_tokens
+    assert spent.usage.input_tokens <= demand.input_tokens
+    assert spent.cost_nano_usd <= demand.cost_nano_usd
+    assert spent.is_estimate
+
+
+def test_a_stream_that_was_cut_costs_what_it_told_or_what_it_delivered():
+    accounting = an_accounting()
+    told = Usage(20, 1)
+    cut = accounting.at_least(CENTS, told, 100, Delivered(5, 20, 0))
+    assert (cut.usage, cut.is_estimate) == (Usage(20, 5), True)
+    assert accounting.at_least(CENTS, Usage(20, 8), 100, Delivered(5, 20, 0)).usage == Usage(20, 8)
+    assert accounting.at_least(CENTS, told, 3, Delivered(5, 20, 0)).usage == Usage(20, 3)
+
+
+def test_nobody_knows_what_some_models_cost():
+    rule: Any = type("Rule", (), {"price_host": "", "prices": ()})
+    assert not an_accounting().quote(rule, "no-such-model").known
+    assert an_accounting().quote(rule, "gpt-4o-mini").known
+    refusing = an_accounting(Config.model_validate({"prices": {"unknown_model": "refuse"}}))
+    with pytest.raises(UnknownModel, match="no-such-model"):
+        refusing.quote(rule, "no-such-model")
