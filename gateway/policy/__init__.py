@@ -14,7 +14,7 @@ from gateway.policy.plan import BODILESS, Plan, plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
 from gateway.policy.spending import spent_by_ledger
-from gateway.policy.terms import Terms, terms_of
+from gateway.policy.terms import Terms, terms_of, tighter_terms
 
 __all__ = [
     "BEFORE_CHAIN",
@@ -52,5 +52,6 @@ __all__ = [
     "sent_body",
     "spent_by_ledger",
     "terms_of",
+    "tighter_terms",
     "units_of",
 ]

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from gateway.errors import UnknownModel
 from gateway.formats import Delivered, Usage
+from gateway.limit_headers import UNKNOWN
 from gateway.models import LimitSpec, Unit
+from gateway.plugin import LimitState
 from gateway.policy.call import Call
 from gateway.policy.compiled import CompiledRule
 from gateway.prices import MTOK, Price, PriceBook, Quote
@@ -45,6 +47,9 @@ class Spent(NamedTuple):
         """How much of a limit of this unit that is."""
         return units_of(unit, self.usage.input_tokens, self.usage.output_tokens, self.cost_nano_usd)
 
+
+LEAST_BOUND = 16
+"""A bound of fewer tokens is not set for the sake of a quota: nobody wants such an answer."""
 
 NOTHING = Spent(Usage(), 0)
 
@@ -89,11 +94,35 @@ class Accounting:
             per_answer = self._default_output
             needing = [limit.spec for limit in limits if limit.spec.needs_bound]
             if needing:
-                room = min(_room(spec, input_tokens, asked.media_parts, price) for spec in needing)
+                room = min(_room(spec.unit, spec.limit, input_tokens, asked.media_parts, price) for spec in needing)
                 bound = per_answer = max(1, min(per_answer, room // answers))
         output_tokens = per_answer * answers
         cost = _most_cost(price, input_tokens, output_tokens, asked.media_parts)
         return Demand(input_tokens, output_tokens, cost, bound, asked.max_output_tokens is None)
+
+    def tighter(
+        self, call: Call, price: Price, demand: Demand, limits: Sequence[PlacedLimit], states: Sequence[LimitState]
+    ) -> Demand | None:
+        """The same with a bound that can be paid for by what is left, where only quotas refuse that the bound is for.
+
+        None if that would leave next to nothing, if the bound is the client's, or if waiting for requests in flight may help.
+        """
+        if demand.bound is None:
+            return None
+        known = list(zip(limits, states, strict=True))
+        for limit, state in known:
+            if state.refuses and not state.shadow and (not limit.spec.needs_bound or state.retry_after_ms == UNKNOWN):
+                return None
+        media_parts, answers = call.asked.media_parts, max(1, call.asked.answers)
+        bound = demand.bound
+        for limit, state in known:
+            if limit.spec.needs_bound:
+                room = _room(limit.spec.unit, state.remaining, demand.input_tokens, media_parts, price)
+                bound = min(bound, room // answers)
+        if not LEAST_BOUND <= bound < demand.bound:
+            return None
+        cost = _most_cost(price, demand.input_tokens, bound * answers, media_parts)
+        return demand._replace(output_tokens=bound * answers, cost_nano_usd=cost, bound=bound)
 
     def spent(self, price: Price, usage: Usage) -> Spent:
         """What the provider says was used, at its price."""
@@ -134,14 +163,14 @@ def _most_cost(price: Price, input_tokens: int, output_tokens: int, media_parts:
     )
 
 
-def _room(spec: LimitSpec, input_tokens: int, media_parts: int, price: Price) -> int:
-    """How many tokens of output a budget could ever pay for."""
-    match spec.unit:
+def _room(unit: Unit, units: int, input_tokens: int, media_parts: int, price: Price) -> int:
+    """How many tokens of output can be paid for by so much of a budget, after the input."""
+    match unit:
         case "output_tokens":
-            return spec.limit
+            return units
         case "tokens":
-            return spec.limit - input_tokens
+            return units - input_tokens
         case _:
             dearest = max(price.output, price.reasoning)
-            left = spec.limit - _most_cost(price, input_tokens, 0, media_parts)
-            return spec.limit if dearest == 0 else max(0, left) * MTOK // dearest
+            left = units - _most_cost(price, input_tokens, 0, media_parts)
+            return units if dearest == 0 else max(0, left) * MTOK // dearest

@@ -27,7 +27,7 @@ from gateway.policy.forecast import admitted_state, seeded_state
 from gateway.policy.plan import plan_request
 from gateway.policy.recent import Recent
 from gateway.policy.refusals import refusal_of
-from gateway.policy.terms import Terms, terms_of, terms_of_call
+from gateway.policy.terms import Terms, terms_of, terms_of_call, tighter_terms
 from gateway.registry import Registry
 from gateway.store import BoundLimit, Keyspace, Peeked, Stale
 
@@ -137,6 +137,10 @@ class Explainer:
         except GatewayError as refusal:
             return replace(matched, refusal=refusal)
         seen = await self._seen(tenant, terms.limits, key, rule)
+        if any(one.state.refuses for one in seen):
+            tighter = tighter_terms(self._accounting, asked, key, rule, terms, [one.state for one in seen])
+            if tighter is not None:
+                terms, seen = tighter, await self._seen(tenant, tighter.limits, key, rule)
         exchange = _exchange(asked, tenant, key, rule, request_id)
         return await self._run(replace(matched, limits=seen), asked, exchange, rule, terms)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.formats import Endpoint
+from gateway.plugin import LimitState
 from gateway.policy.accounting import Accounting, Demand
 from gateway.policy.binding import limits_of_request
 from gateway.policy.call import Call, is_decided_by_body, names_of, read_call
@@ -71,3 +72,21 @@ def terms_of_call(
         demand = accounting.demand(call, quote.price, (*key.limits, *rule.limits), input_tokens)
     limits = limits_of_request(head, key, rule, model, demand)
     return Terms(limits, body, model, call, quote, demand)
+
+
+def tighter_terms(
+    accounting: Accounting,
+    head: RequestFacts,
+    key: CompiledKey,
+    rule: CompiledRule,
+    terms: Terms,
+    states: Sequence[LimitState],
+) -> Terms | None:
+    """For a call that was refused on these terms: those on which what is left of its quotas may do, if there are such."""
+    call, quote, demand = terms.call, terms.quote, terms.demand
+    if call is None or quote is None or demand is None:
+        return None
+    tighter = accounting.tighter(call, quote.price, demand, [limit.placed for limit in terms.limits], states)
+    if tighter is None:
+        return None
+    return terms._replace(limits=limits_of_request(head, key, rule, call.model, tighter), demand=tighter)

@@ -28,6 +28,7 @@ from gateway.policy import (
     is_readable,
     plan_request,
     terms_of,
+    tighter_terms,
 )
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
@@ -133,12 +134,8 @@ class Admitter:
             if key is not None and rule is not None and refusal is None:
                 endpoint = endpoint_for(rule, head)
                 if read is None and self._is_to_be_read(head, body, key, rule, endpoint):
-                    if body.length is None or body.length > EARLY_BODY_BYTES:
-                        # authentication before cost: only a good key makes us read a large body
-                        stale = await self._admissions.validate(keyspace, caller.digest, known)
-                        if stale is not None:
-                            configurations.update(caller.subdomain, caller.digest, stale)
-                            continue
+                    if not await self._may_read(keyspace, caller, body, known):
+                        continue
                     read = await body.read(self._max_inspected_bytes)
                 try:
                     terms = terms_of(self._accounting, head, key, rule, endpoint, read)
@@ -155,10 +152,25 @@ class Admitter:
             if isinstance(outcome, Unseeded):
                 await self._seeding.seed(tenant.info.id, outcome)
                 continue
+            tighter = None if outcome.admitted else tighter_terms(self._accounting, head, key, rule, terms, outcome.states)
+            if tighter is not None:
+                second = await self._ask(keyspace, caller, ticket_id, tighter.limits, known)
+                if not isinstance(second, Admission):
+                    continue
+                terms, outcome = (tighter, second) if second.admitted else (terms, outcome)
             if outcome.admitted:
                 self._renewer.keep(keyspace, ticket_id, terms.limits, outcome)
             return Ticket(ticket_id, tenant, key, rule, terms, outcome)
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
+
+    async def _may_read(self, keyspace: Keyspace, caller: Caller, body: RequestBody, known: Known) -> bool:
+        """Authentication before cost: only a good key makes us read a large body. False if what we knew was not current."""
+        if body.length is not None and body.length <= EARLY_BODY_BYTES:
+            return True
+        stale = await self._admissions.validate(keyspace, caller.digest, known)
+        if stale is not None:
+            self._configurations.update(caller.subdomain, caller.digest, stale)
+        return stale is None
 
     def _is_to_be_read(
         self, head: RequestHead, body: RequestBody, key: CompiledKey, rule: CompiledRule, endpoint: Endpoint | None

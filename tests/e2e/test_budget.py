@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.policy.accounting import LEAST_BOUND
 from tests.e2e.processes import Gateway, a_demo_upstream, a_gateway
 from tests.servers import short_directory, valkey_server
 
@@ -81,3 +82,5 @@ async def test_a_dollar_is_spent_and_not_a_nano_more():
             if fields:
                 perfect = DOLLAR // COST * COST
                 assert in_budget >= perfect - COST
+            else:  # what is left is too little for the shortest answer that is worth a bound
+                assert DOLLAR - in_budget < 100 * INPUT + LEAST_BOUND * OUTPUT

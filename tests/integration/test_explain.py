@@ -138,6 +138,7 @@ CASES = {
     "too few dollars": Case(
         429, "budget_exceeded", chain=[quota(0.00001, unit="usd")], path=CHAT, body=HELLO | {"max_tokens": 1_000}
     ),
+    "what is left of a quota": Case(200, limits=[{"unit": "usd", "quota": {"daily": 0.001}}], path=CHAT, body=MODEL, sent=1),
     "tokens of no JSON": Case(400, "invalid_json", chain=[limiter(9, unit="tokens")], path=CHAT, body=[HELLO]),
     "alias": Case(
         200, tenant={"model_aliases": {"fast": "m"}}, key={"allowed_models": ["m"]}, path=CHAT, body=MODEL | {"model": "fast"}

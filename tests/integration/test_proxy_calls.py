@@ -240,6 +240,22 @@ async def test_a_call_without_a_bound_is_given_one_where_a_budget_is_to_be_kept(
         assert (refused.status, json.loads(refused.body)["error"]["code"]) == (429, "budget_exceeded")
 
 
+async def test_what_is_left_of_a_budget_bounds_the_calls_that_come_last(store_url):
+    quota = {"quota": {"daily": "0.0002"}, "unit": "usd"}  # 200 000 nano-USD
+    async with scene(store_url, quota) as one:
+        spent, bounds = 0, []
+        while (reply := await one.ask()).status == 200:
+            bounds.append(usage_in(reply)["completion_tokens"])
+            await one.settled()
+            spent = (await one.budget())[0]
+            assert spent <= 200_000
+        assert (reply.status, json.loads(reply.body)["error"]["code"]) == (429, "budget_exceeded")
+        assert len(bounds) >= 2
+        assert 200_000 - spent < 40 * INPUT + 16 * OUTPUT
+        # one that bounds itself is taken at its word
+        assert (await one.ask(body=ASK | {"max_tokens": 4_000})).status == 429
+
+
 async def test_limits_of_tokens_do_not_concern_other_requests(store_url):
     async with scene(store_url, {"limit": 1, "window": "1h", "unit": "tokens"}) as one:
         fields = {"authorization": f"Bearer {one.tenant.secret}"}
