@@ -13,6 +13,9 @@ from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.routing import understood, upstream_path
 
+MOST_KEPT, LONGEST_KEPT = 64, 200
+"""Paths whose endpoint a rule keeps: most requests have one of a few."""
+
 
 class Call(NamedTuple):
     """``asked`` is what the target is asked for, and ``named`` how the client named the model: it may be an alias.
@@ -42,13 +45,21 @@ def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
 
     Paths are compared by what the target would understand, so that no spelling avoids a limit of tokens.
     """
-    if rule.format == "none":
+    if rule.format == "none" or head.method != "POST":
         return None
+    kept, path = rule.endpoints, head.path
+    if path in kept:
+        return kept[path]
     try:
-        path = upstream_path(rule.info.path, rule.strip_path, head.path)
+        asked = upstream_path(rule.info.path, rule.strip_path, path)
     except GatewayError:
         return None  # it will be refused where the URL is made
-    return endpoint_of(rule.format, head.method, understood(rule.target.path + path).rstrip("/"))
+    endpoint = endpoint_of(rule.format, head.method, understood(rule.target.path + asked).rstrip("/"))
+    if len(path) <= LONGEST_KEPT:
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        kept[path] = endpoint
+    return endpoint
 
 
 def is_decided_by_body(rule: CompiledRule, key: CompiledKey, endpoint: Endpoint | None) -> bool:

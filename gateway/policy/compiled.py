@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.errors import GatewayError
+from gateway.formats import Endpoint
 from gateway.headers import ForwardedFields, ReturnedFields
 from gateway.models import RuleFormat
 from gateway.pipeline import Chain
@@ -24,7 +25,7 @@ class CompiledRule:
 
     ``plainly_forwarded`` is for calls whose reply has to be read: the target must not compress it. ``prices`` are the rule's
     and the tenant's, ``price_host`` tells whose public prices hold. ``is_measured`` if one of the limits counts what only the
-    reply tells, ``alerts`` if one has thresholds.
+    reply tells, ``alerts`` if one has thresholds. ``endpoints`` keeps what paths of requests call at the target.
     """
 
     info: RuleInfo
@@ -45,6 +46,7 @@ class CompiledRule:
     prices: tuple[PriceList, ...]
     price_host: str
     fault: GatewayError | None = None
+    endpoints: dict[str, Endpoint | None] = field(default_factory=dict)
 
     def url(self, path: str, query: str) -> str:
         """Where a request goes. Raises InvalidPath."""

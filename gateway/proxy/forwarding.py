@@ -157,7 +157,7 @@ class Forwarding:
             exchange.reply = Reply(upstream.status, received)
             outcome.note_reply(ticket.terms.limits, received)
             returning = Returning(
-                exchange, upstream, reply, watch, metering, hides_usage=hides_usage, comments=rule.usage_comment
+                exchange, upstream, reply, watch, metering, received, hides_usage=hides_usage, comments=rule.usage_comment
             )
             chain = rule.chain
             if chain.sees_reply:

@@ -15,6 +15,7 @@ from gateway.proxy.metering import Metering, usage_comment, usage_fields
 from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft
 
+_EVENT_STREAM = b"text/event-stream"
 _LOG = logging.getLogger("gateway.proxy")
 
 MOST_KEPT_BYTES = 1 << 20
@@ -24,7 +25,8 @@ MOST_KEPT_BYTES = 1 << 20
 class Returning:
     """One reply on its way.
 
-    ``hides_usage`` if its stream tells a usage that the client did not ask for; ``comments`` if a comment at its end is to.
+    ``received`` is its head as the target sent it, which plugins may change later. ``hides_usage`` if its stream tells a usage
+    that the client did not ask for; ``comments`` if a comment at its end is to.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Returning:
         reply: ReplyWriter,
         watch: LeaveWatch,
         metering: Metering | None,
+        received: Headers,
         *,
         hides_usage: bool,
         comments: bool,
@@ -43,11 +46,14 @@ class Returning:
         self._reply = reply
         self._watch = watch
         self._metering = metering
-        # as the target sent it: plugins may change the head
-        headers = Headers() if exchange.reply is None else exchange.reply.headers
-        self._is_encoded = "content-encoding" in headers
-        self._is_json = "json" in (headers.get("content-type") or "").lower()
-        self.is_event_stream = is_event_stream(headers)
+        content_type, self._is_encoded = b"", False
+        for name, value in received.raw:
+            if name == b"content-type":
+                content_type = value.lower()
+            elif name == b"content-encoding":
+                self._is_encoded = True
+        self._is_json = b"json" in content_type
+        self.is_event_stream = content_type.startswith(_EVENT_STREAM)
         self._hides_usage = hides_usage
         self._comments = comments and self.is_event_stream
 
@@ -163,11 +169,7 @@ def _through(feed: Callable[[bytes], bytes], pass_on: PassOn) -> PassOn:
     return fed
 
 
-def is_event_stream(headers: Headers) -> bool:
-    """Whether the body consists of server-sent events."""
-    return (headers.get("content-type") or "").lower().startswith("text/event-stream")
-
-
 def _takes_an_event(headers: Headers) -> bool:
     """A stream that is compressed, or whose length was announced, has no place for an event of ours."""
-    return is_event_stream(headers) and "content-encoding" not in headers and "content-length" not in headers
+    content_type = (headers.get("content-type") or "").lower().encode("latin-1")
+    return content_type.startswith(_EVENT_STREAM) and "content-encoding" not in headers and "content-length" not in headers
