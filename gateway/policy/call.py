@@ -102,11 +102,11 @@ def read_call(
     return call, body if is_plainly_written(body, fields) else write_fields(fields)
 
 
-def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) -> tuple[bytes, bool]:
+def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None, *, asks: bool) -> tuple[bytes, bool]:
     """What the target is sent, and whether its stream is asked for a usage that the client did not ask for.
 
     ``read`` is the body that the call was read from, ``body`` what plugins have left of it; ``bound`` limits the output where
-    the client has set no limit.
+    the client has set no limit. ``asks`` if the target may be asked for a usage.
     """
     fields = call.fields
     if fields is not None and body is not read:
@@ -116,13 +116,13 @@ def sent_body(call: Call, read: bytes | None, body: bytes, bound: int | None) ->
     changes: dict[str, bytes] = {}
     if call.model != call.named and "model" in fields:
         changes["model"] = json.dumps(call.model).encode()
-    asks = call.endpoint.asks_for_usage(fields) if call.asked.streams else {}
-    changes.update(asks)
+    asked = call.endpoint.asks_for_usage(fields) if asks and call.asked.streams else {}
+    changes.update(asked)
     if bound is not None:
         changes.update(call.endpoint.bounded(fields, bound))
     if not changes:
         return body, False
-    return write_fields({**fields, **changes}), bool(asks)
+    return write_fields({**fields, **changes}), bool(asked)
 
 
 def renamed_path(call: Call, path: str) -> str:

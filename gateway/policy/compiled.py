@@ -41,6 +41,7 @@ class CompiledRule:
     is_measured: bool
     alerts: bool
     format: RuleFormat
+    ask_for_usage: bool
     usage_comment: bool
     aliases: Mapping[str, str]
     prices: tuple[PriceList, ...]

@@ -132,6 +132,7 @@ class Compiler:
             is_measured=any(limit.spec.is_measured for limit in limits),
             alerts=any(limit.spec.alerts for limit in limits),
             format=rule.format,
+            ask_for_usage=rule.ask_for_usage,
             usage_comment=rule.usage_comment,
             aliases=tenant.model_aliases,
             prices=tuple(PriceList(prices) for prices in (rule.prices, tenant.prices) if prices),

@@ -187,7 +187,7 @@ def _sent(ticket: Ticket, request: Request) -> tuple[str, bytes | None, bool]:
     if call is None or body is None:
         return path, body, False
     bound = None if terms.demand is None else terms.demand.bound
-    sent, hides_usage = sent_body(call, terms.body, body, bound)
+    sent, hides_usage = sent_body(call, terms.body, body, bound, asks=ticket.rule.ask_for_usage)
     return renamed_path(call, path), sent, hides_usage
 
 

@@ -161,6 +161,19 @@ async def test_a_stream_that_tells_no_usage_is_counted(store_url):
         assert 'gateway_estimated_calls_total{tenant="testcompany"}' in one.gateway.series()
 
 
+async def test_a_target_that_refuses_to_be_asked_for_usage_is_not_asked(store_url):
+    async def answer(call):
+        body = json.loads(await call.read_body())
+        await call.answer(
+            400 if "stream_options" in body else 200, [("content-type", "text/event-stream")], b"data: [DONE]\n\n"
+        )
+
+    async with answered_by(store_url, answer) as one:
+        assert (await one.ask(body=ASK | {"stream": True})).status == 400
+    async with answered_by(store_url, answer, ask_for_usage=False) as one:
+        assert (await one.ask(body=ASK | {"stream": True})).status == 200
+
+
 async def test_a_stream_that_its_target_cuts_costs_what_was_delivered(store_url):
     async with scene(store_url, {"quota": {"daily": 1}, "unit": "usd"}) as one:
         body = ASK | {"stream": True, "max_tokens": 40}
