@@ -163,14 +163,13 @@ async def test_a_stream_that_tells_no_usage_is_counted(store_url):
 
 async def test_a_target_that_refuses_to_be_asked_for_usage_is_not_asked(store_url):
     async def answer(call):
-        body = json.loads(await call.read_body())
-        await call.answer(
-            400 if "stream_options" in body else 200, [("content-type", "text/event-stream")], b"data: [DONE]\n\n"
-        )
+        status = 400 if "stream_options" in json.loads(await call.read_body()) else 200
+        await call.answer(status, [("content-type", "text/event-stream")], b"data: [DONE]\n\n")
 
     async with answered_by(store_url, answer) as one:
         assert (await one.ask(body=ASK | {"stream": True})).status == 400
-    async with answered_by(store_url, answer, ask_for_usage=False) as one:
+        (rule,) = await one.gateway.stores.rules.all(one.tenant.id)
+        await one.gateway.change_rule(one.tenant, rule.id, ask_for_usage=False)
         assert (await one.ask(body=ASK | {"stream": True})).status == 200
 
 
