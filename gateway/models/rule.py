@@ -134,8 +134,8 @@ class NewRule(Document):
     )
     ask_for_usage: bool = Field(
         True,
-        description="Ask OpenAI-compatible targets for the usage of streams where the client does not (`stream_options`), and hide"
-        " it from the client. False for a target that refuses to be asked: then its streams are counted here.",
+        description="Ask OpenAI-compatible targets for the usage of streams where the client does not (`stream_options`), and"
+        " hide it from the client. False for a target that refuses it: then its streams are counted here.",
     )
     usage_comment: bool = Field(
         False, description="End event streams with a comment that tells tokens and cost, which headers tell of other replies."
