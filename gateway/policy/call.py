@@ -43,7 +43,7 @@ class Call(NamedTuple):
 def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
     """What this request calls at the target, if that is understood.
 
-    Paths are compared by what the target would understand, so that no spelling avoids a limit of tokens.
+    No spelling of a path that the target may understand avoids a limit of tokens, see `endpoint_of`.
     """
     if rule.format == "none" or head.method != "POST":
         return None
@@ -54,7 +54,7 @@ def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
         asked = upstream_path(rule.info.path, rule.strip_path, path)
     except GatewayError:
         return None  # it will be refused where the URL is made
-    endpoint = endpoint_of(rule.format, head.method, understood(rule.target.path + asked).rstrip("/"))
+    endpoint = endpoint_of(rule.format, head.method, rule.target.path + asked)
     if len(path) <= LONGEST_KEPT:
         if len(kept) >= MOST_KEPT:
             kept.clear()

@@ -40,6 +40,7 @@ class Scene:
 
     def __init__(self, gateway, tenant, session):
         self.gateway, self.tenant, self.session = gateway, tenant, session
+        self.upstream: Any = None
 
     async def ask(self, path=CHAT, body=ASK, *, key=None, headers=(), **switches):
         fields = {"authorization": f"Bearer {key or self.tenant.secret}", **switched(switches), **dict(headers)}
@@ -296,11 +297,23 @@ async def test_an_alias_stands_for_its_model_everywhere(store_url):
 
 
 async def test_a_body_that_names_its_model_twice_is_sent_as_it_was_read(store_url):
-    async with scene(store_url, tenant={"key": {"allowed_models": ["demo-small"]}}) as one:
+    bodies = []
+
+    async def answer(call):
+        bodies.append(await call.read_body())
+        await call.answer(200, body=b"{}")
+
+    async with answered_by(store_url, answer, plugin_chain=[limiter(limit=9, window="1m", per=["model"])]) as one:
         fields = {"authorization": f"Bearer {one.tenant.secret}", "content-type": "application/json"}
-        twice = b'{"model": "demo-large", "messages": [{"role": "user", "content": "a"}], "model": "demo-small"}'
-        async with one.session.post(CHAT, data=twice, headers=fields) as reply:
-            assert (reply.status, (await reply.json())["model"]) == (200, "demo-small")
+        spaced = b'{ "model" : "cheap" , "messages": [ 1, 2 ] }'
+        for body in (
+            b'{"model": "dear", "messages": [], "model": "cheap"}',
+            b'{"mod\\u0065l": "dear","model":"cheap"}',
+            spaced,
+        ):
+            async with one.session.post(CHAT, data=body, headers=fields) as reply:
+                assert reply.status == 200
+        assert bodies == [b'{"model":"cheap","messages":[]}', b'{"model":"cheap"}', spaced]
 
 
 async def test_an_unknown_model_costs_the_fallback_or_is_refused(store_url):
@@ -372,7 +385,9 @@ async def answered_by(store_url, target, **fields):
         made = await gateway.new_tenant()
         await gateway.new_rule(made, upstream.url, **({"prices": PRICES} | fields))
         async with aiohttp.ClientSession(gateway.url, headers={"host": made.host}) as session:
-            yield Scene(gateway, made, session)
+            one = Scene(gateway, made, session)
+            one.upstream = upstream
+            yield one
 
 
 @pytest.mark.parametrize("filler", [100, 1 << 20, 3 << 20])
@@ -440,3 +455,39 @@ async def test_a_plugin_that_changes_the_head_does_not_make_a_stream_wait(store_
             fields = {"authorization": f"Bearer {made.secret}"}
             async with session.post(CHAT, json=ASK | {"stream": True}, headers=fields) as reply:
                 assert await reply.content.readany() == event
+
+
+async def test_an_anthropic_stream_that_is_cut_costs_its_input_and_what_was_delivered(store_url):
+    async with scene(store_url) as one:
+        with contextlib.suppress(aiohttp.ClientPayloadError):
+            await one.ask("/v1/messages", ASK | {"max_tokens": 40, "stream": True}, cut_after=6, chunks=40)
+        # its stream begins with the input and an output of about one token
+        ((_, sent, written, _, cost),) = (await one.ledger()).values()
+        assert sent == SENT
+        assert 6 <= written <= 40
+        assert cost == sent * INPUT + written * OUTPUT
+
+
+async def test_a_stream_whose_length_was_announced_loses_its_usage_and_stays_whole(store_url):
+    shown = b'data: {"choices":[{"index":0,"delta":{"content":"one"}}]}\n\n'
+    usage = b'data: {"choices":[],' + USED + b"\n\n"
+
+    async def answer(call):
+        await call.read_body()
+        await call.answer(200, [("content-type", "text/event-stream")], shown + usage + b"data: [DONE]")
+
+    async with answered_by(store_url, answer) as one:
+        reply = await one.ask(body=ASK | {"stream": True})
+        assert reply.body == shown + b"data: [DONE]"
+        assert await one.ledger() == {"demo-small": (1, 7, 3, 0, 7 * INPUT + 3 * OUTPUT)}
+
+
+async def test_a_target_that_cannot_be_reached_costs_nothing_and_no_target_is_let_compress(store_url):
+    async with answered_by(store_url, told("application/json", b"{", USED)) as one:
+        await one.ask(headers={"accept-encoding": "gzip, br"})
+        await one.settled()
+        (rule,) = await one.gateway.stores.rules.all(one.tenant.id)
+        await one.gateway.change_rule(one.tenant, rule.id, target="http://127.0.0.1:1")
+        assert (await one.ask()).status == 502
+        assert await one.ledger() == {"demo-small": (2, 7, 3, 0, 7 * INPUT + 3 * OUTPUT)}
+        assert one.upstream.requests[0].get("accept-encoding") == "identity"

@@ -12,6 +12,7 @@ from gateway.config import Config
 from gateway.errors import UnknownModel
 from gateway.formats import Asked, Delivered, Usage, endpoint_of
 from gateway.models import Limit, ModelPrice, limit_specs
+from gateway.plugin import LimitState
 from gateway.policy import Call
 from gateway.prices import Price
 from gateway.store import Keyspace, PlacedLimit, place_limit
@@ -119,3 +120,48 @@ def test_nobody_knows_what_some_models_cost():
     refusing = an_accounting(Config.model_validate({"prices": {"unknown_model": "refuse"}}))
     with pytest.raises(UnknownModel, match="no-such-model"):
         refusing.quote(rule, "no-such-model")
+
+
+def a_state(limit: PlacedLimit, used: int, retry_after_ms: int, *, shadow: bool = False) -> LimitState:
+    spec = limit.spec
+    left = max(0, spec.limit - used)
+    return LimitState(
+        spec.name, spec.per, spec.unit, spec.limit, 0, used, left, retry_after_ms, 0, retry_after_ms != 0, shadow, "budget", 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("used", "retry_after_ms", "bound"),
+    [
+        (900, 5_000, 67),  # of 100 tokens that are left, the input takes 33
+        (951, 5_000, 16),
+        (952, 5_000, None),  # too little for an answer
+        (1_000, 5_000, None),
+        (900, -2, None),  # what is in flight may come back
+    ],
+)
+def test_a_call_without_a_bound_is_given_what_is_left(used, retry_after_ms, bound):
+    accounting, call = an_accounting(), a_call()
+    (limit,) = placed(unit="tokens", quota={"daily": 1_000})
+    demand = accounting.demand(call, CENTS, [limit], input_tokens=33)
+    tighter = accounting.tighter(call, CENTS, demand, [limit], [a_state(limit, used, retry_after_ms)])
+    if bound is None:
+        assert tighter is None
+        return
+    assert tighter is not None
+    assert (tighter.bound, tighter.output_tokens) == (bound, bound)
+    assert tighter.cost_nano_usd == 33 * INPUT + bound * OUTPUT
+    assert used + tighter.units(limit.spec) <= 1_000
+
+
+def test_other_limits_and_bounds_of_clients_are_not_worked_around():
+    accounting, call = an_accounting(), a_call()
+    (budget,), (window,) = placed(unit="tokens", quota={"daily": 1_000}), placed(limit=1, window="1m")
+    demand = accounting.demand(call, CENTS, [budget, window], input_tokens=33)
+    states = [a_state(budget, 900, 5_000), a_state(window, 1, 9)]
+    assert accounting.tighter(call, CENTS, demand, [budget, window], states) is None
+    shadow = [states[0], a_state(window, 1, 9, shadow=True)]
+    assert accounting.tighter(call, CENTS, demand, [budget, window], shadow) is not None
+    own = a_call(max_output_tokens=500)
+    demand = accounting.demand(own, CENTS, [budget], input_tokens=33)
+    assert accounting.tighter(own, CENTS, demand, [budget], states[:1]) is None
