@@ -94,7 +94,8 @@ class ChunkReader:
             self._read_choice(choice)
         if chunk.error or chunk.x_groq:
             self._read_extras(value_of(chunk.error), value_of(chunk.x_groq))
-        if not chunk.usage or not self._take_usage(value_of(chunk.usage)):
+        usage = bytes(chunk.usage)
+        if not usage or usage == b"null" or not self._take_usage(value_of(chunk.usage)):
             return False
         return not (choices or chunk.prompt_filter_results or chunk.error)
 

@@ -64,6 +64,13 @@ class StreamMeter:
         return shown if self._hides_usage else b""
 
     def _shown(self, events: list[tuple[bytes, bytes]], chunk: bytes) -> bytes:
+        if len(events) == 1:  # as nearly always
+            raw, data = events[0]
+            if data and self._read(data):
+                return b""
+            if b'"usage"' in data:
+                raw = _without_null_usage(raw, data)
+            return chunk if raw == chunk else raw
         shown = []
         for raw, data in events:
             if not (data and self._read(data)):
@@ -80,8 +87,6 @@ def _without_null_usage(raw: bytes, data: bytes) -> bytes:
             return raw
     except UNREADABLE:
         return raw
-    if raw.endswith(b',"usage":null}\n\n'):  # before the last brace, so in the outermost object
-        return raw[:-16] + b"}\n\n"
     # The name in quotes is a member's or a whole string's, never a part of one, where quotes are escaped. If it stands there
     # once, it is the member just read; else its depth tells.
     found = list(_NULL_USAGE.finditer(raw))
