@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import msgspec
 
 from gateway.formats.reading import UNREADABLE, repaired
 
-_SPACE = re.compile(rb"[ \t\n\r]*")
+_SPACE = b" \t\n\r"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -45,27 +44,21 @@ def is_plainly_written(body: bytes, fields: Mapping[str, bytes]) -> bool:
     # the usual case, found by its length alone: nothing but these members has room in it
     if sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + (1 if fields else 2) == len(body):
         return True
-    expected = [b"{"]
+    position, before = 0, b"{"
     for name, value in fields.items():
-        expected += (_encode(name), b":", value, b",")
-    expected[-1 if fields else 1 :] = [b"}"]
-    position = 0
-    for text in expected:
-        position = _after_space(body, position)
-        if not body.startswith(text, position):
-            return False
-        position += len(text)
-    return _after_space(body, position) == len(body)
+        for text, separator in ((_encode(name), before), (value, b":")):
+            start = body.find(text, position)
+            if start < 0 or body[position:start].strip(_SPACE) != separator:
+                return False
+            position = start + len(text)
+        before = b","
+    rest = body[position:].strip(_SPACE)
+    return rest == b"}" if fields else b"".join(rest.split()) == b"{}"
 
 
 def write_fields(fields: Mapping[str, bytes]) -> bytes:
     """The JSON object of these members, with nothing between them."""
     return b"{" + b",".join(_encode(name) + b":" + value for name, value in fields.items()) + b"}"
-
-
-def _after_space(body: bytes, position: int) -> int:
-    found = _SPACE.match(body, position)
-    return position if found is None else found.end()
 
 
 def _members(body: bytes) -> dict[str, bytes]:

@@ -132,17 +132,20 @@ class Accounting:
         """What a call is taken to have written at most, where nobody tells."""
         if demand is not None:
             return demand.output_tokens
-        per_answer = call.asked.max_output_tokens
-        return (self._default_output if per_answer is None else per_answer) * max(1, call.asked.answers)
+        asked = call.complete().asked
+        per_answer = asked.max_output_tokens
+        return (self._default_output if per_answer is None else per_answer) * max(1, asked.answers)
 
-    def counted(self, call: Call, price: Price, most_output_tokens: int, delivered: Delivered) -> Spent:
+    def counted(self, call: Call, price: Price, demand: Demand | None, delivered: Delivered) -> Spent:
         """What a call has used of which the provider told nothing: its input, and what was delivered."""
-        usage = Usage(self._counter.input_tokens(call.asked), min(delivered_tokens(*delivered), most_output_tokens))
+        call = call.complete()
+        written = min(delivered_tokens(*delivered), self.most_output_tokens(call, demand))
+        usage = Usage(self._counter.input_tokens(call.asked), written)
         return Spent(usage, price.cost_nano_usd(usage), is_estimate=True)
 
-    def at_least(self, price: Price, told: Usage, most_output_tokens: int, delivered: Delivered) -> Spent:
+    def at_least(self, call: Call, price: Price, told: Usage, demand: Demand | None, delivered: Delivered) -> Spent:
         """What a stream has used that told its usage before it was cut: no less than it has delivered."""
-        counted = min(delivered_tokens(*delivered), most_output_tokens)
+        counted = min(delivered_tokens(*delivered), self.most_output_tokens(call, demand))
         if counted <= told.output_tokens:
             return self.spent(price, told)
         usage = told._replace(output_tokens=counted)

@@ -13,6 +13,15 @@ from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.routing import understood, upstream_path
 
+_READ_BY_MODELS = frozenset(
+    {
+        *("messages", "prompt", "suffix", "input", "instructions", "text"),
+        *("tools", "functions", "response_format", "prediction"),
+        *("system", "output_format", "output_config"),
+        *("contents", "content", "requests", "systemInstruction", "system_instruction"),
+    }
+)
+
 MOST_KEPT, LONGEST_KEPT = 64, 200
 """Paths whose endpoint a rule keeps: most requests have one of a few."""
 
@@ -20,13 +29,16 @@ MOST_KEPT, LONGEST_KEPT = 64, 200
 class Call(NamedTuple):
     """``asked`` is what the target is asked for, and ``named`` how the client named the model: it may be an alias.
 
-    ``fields`` is None where no JSON object was read.
+    ``fields`` is None where no JSON object was read. Where nothing is reserved, what the model reads is not among ``asked``: to
+    collect it costs more than the rest, and it is needed only if the reply does not tell its usage (`complete`).
     """
 
     endpoint: Endpoint
     asked: Asked
     named: str = ""
     fields: Fields | None = None
+    path: str = ""
+    is_complete: bool = True
 
     @property
     def model(self) -> str:
@@ -34,10 +46,17 @@ class Call(NamedTuple):
         return self.asked.model
 
     @classmethod
-    def of(cls, endpoint: Endpoint, asked: Asked, aliases: Mapping[str, str], fields: Fields | None = None) -> Call:
+    def of(cls, endpoint: Endpoint, asked: Asked, aliases: Mapping[str, str]) -> Call:
         """With the model that an alias stands for in its place."""
         model = aliases.get(asked.model)
-        return cls(endpoint, asked if model is None else asked._replace(model=model), asked.model, fields)
+        return cls(endpoint, asked if model is None else asked._replace(model=model), asked.model)
+
+    def complete(self) -> Call:
+        """With all that the model reads."""
+        if self.is_complete or self.fields is None:
+            return self
+        asked = self.endpoint.asked(self.fields, self.path)
+        return self._replace(asked=asked._replace(model=self.model), is_complete=True)
 
 
 def endpoint_for(rule: CompiledRule, head: RequestFacts) -> Endpoint | None:
@@ -80,13 +99,13 @@ def is_readable(head: RequestFacts) -> bool:
 
 
 def read_call(
-    rule: CompiledRule, endpoint: Endpoint, head: RequestFacts, body: bytes | None, *, decides: bool
+    rule: CompiledRule, endpoint: Endpoint, head: RequestFacts, body: bytes | None, *, decides: bool, reserves: bool
 ) -> tuple[Call, bytes | None]:
     """What the request asks for, and its body as it is to be understood.
 
     A body that another parser might read otherwise, such as one that names a field twice, is written anew, so that the target
     reads what was read here. If something is decided by the body, one that cannot be read raises InvalidJson or
-    UnsupportedMediaType; forms excepted, whose usage only the reply tells.
+    UnsupportedMediaType; forms excepted, whose usage only the reply tells. ``reserves`` if tokens or cost are limited.
     """
     if body is None or not is_readable(head):
         if decides and body is not None and any(name == b"content-encoding" for name, _ in head.headers):
@@ -97,8 +116,9 @@ def read_call(
         if decides:
             raise InvalidJson("The body must be a JSON object.")
         return Call(endpoint, Asked("")), body
-    asked = endpoint.asked(fields, understood(head.path))
-    call = Call.of(endpoint, asked, rule.aliases, fields)
+    path = understood(head.path)
+    told = fields if reserves else {name: value for name, value in fields.items() if name not in _READ_BY_MODELS}
+    call = Call.of(endpoint, endpoint.asked(told, path), rule.aliases)._replace(fields=fields, path=path, is_complete=reserves)
     return call, body if is_plainly_written(body, fields) else write_fields(fields)
 
 

@@ -47,7 +47,8 @@ def terms_of(
             model = model_of(head, body or b"")
             check_model(key, head, (model,))
         return Terms(limits_of_request(head, key, rule, model, None), body, model)
-    call, body = read_call(rule, endpoint, head, body, decides=decides)
+    reserves = rule.is_measured or key.is_measured
+    call, body = read_call(rule, endpoint, head, body, decides=decides, reserves=reserves)
     return terms_of_call(accounting, head, key, rule, call, body)
 
 

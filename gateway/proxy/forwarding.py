@@ -177,7 +177,7 @@ class Forwarding:
         if not quote.known and call.model not in self._unpriced and len(self._unpriced) < MOST_NAMED:
             self._unpriced.add(call.model)
             _LOG.warning("nobody knows what the model %.200r costs: its calls cost prices.fallback", call.model)
-        return Metering(self._accounting, call, quote, self._accounting.most_output_tokens(call, ticket.terms.demand))
+        return Metering(self._accounting, call, quote, ticket.terms.demand)
 
 
 def _sent(ticket: Ticket, request: Request) -> tuple[str, bytes | None, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.formats import WINDOW, Delivered, Endpoint, StreamMeter, StreamReader, Usage, usage_at_end
 from gateway.headers import RawHeaders
 from gateway.money import format_usd
-from gateway.policy import NOTHING, Accounting, Call, Spent
+from gateway.policy import NOTHING, Accounting, Call, Demand, Spent
 from gateway.prices import Quote
 
 
@@ -41,9 +41,9 @@ class Metering:
     __slots__ = (
         "_accounting",
         "_delivered",
+        "_demand",
         "_has_read",
         "_long",
-        "_most_output",
         "_quote",
         "_reader",
         "_spent",
@@ -51,10 +51,10 @@ class Metering:
         "call",
     )
 
-    def __init__(self, accounting: Accounting, call: Call, quote: Quote, most_output_tokens: int) -> None:
+    def __init__(self, accounting: Accounting, call: Call, quote: Quote, demand: Demand | None) -> None:
         self._accounting = accounting
         self._quote = quote
-        self._most_output = most_output_tokens
+        self._demand = demand
         self._told: Usage | None = None
         self._delivered = Delivered()
         self._reader: StreamReader | None = None
@@ -92,7 +92,7 @@ class Metering:
 
     def unreadable(self) -> None:
         """The reply cannot be read, so that the most is taken for what it tells."""
-        self._delivered = Delivered(self._most_output)
+        self._delivered = Delivered(self._accounting.most_output_tokens(self.call, self._demand))
 
     def long(self) -> LongReply:
         """For a whole reply that is too long to be kept, all of which is to be fed to this."""
@@ -111,9 +111,9 @@ class Metering:
         elif self._long is not None:
             told = self._long.usage(self.call.endpoint)
         if told is None:
-            return self._accounting.counted(self.call, self._quote.price, self._most_output, delivered)
+            return self._accounting.counted(self.call, self._quote.price, self._demand, delivered)
         if reader is not None and not reader.ended:
-            return self._accounting.at_least(self._quote.price, told, self._most_output, delivered)
+            return self._accounting.at_least(self.call, self._quote.price, told, self._demand, delivered)
         return self._accounting.spent(self._quote.price, told)
 
 

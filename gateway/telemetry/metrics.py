@@ -45,7 +45,8 @@ class Metrics:
         # looking a series up by its labels takes longer than counting
         self._ended: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._upstream: dict[str, Callable[[float], None]] = {}
-        self._called: dict[tuple[str, str], tuple[Callable[[float], None], ...]] = {}
+        # input, output and cached tokens and nano-USD of calls since they were last shown
+        self._called: dict[tuple[str, str], list[int]] = {}
         self._is_shared = SHARED_METRICS in os.environ
         self._read_in_flight: Callable[[], int] | None = None
         self.requests = Counter("gateway_requests", "Requests answered.", ["tenant", "rule", "status"], registry=registry)
@@ -112,7 +113,8 @@ class Metrics:
             self.in_flight.set_function(read)
 
     def refresh(self) -> None:
-        """Tell the other processes what is shown as it is now."""
+        """Show everything as it is now, to the other processes as well."""
+        self._show_calls()
         if self._read_in_flight is not None:
             self.in_flight.set(self._read_in_flight())
 
@@ -144,26 +146,31 @@ class Metrics:
 
     def _observe_call(self, visit: Visit, called: Called) -> None:
         labels, usage = (visit.tenant, visit.rule), called.usage
-        series = self._called.get(labels)
-        if series is None:
-            of_type = [self.tokens.labels(*labels, kind).inc for kind in ("input", "output", "cached")]
-            series = self._called[labels] = (*of_type, self.cost.labels(*labels).inc)
-        count_input, count_output, count_cached, count_cost = series
-        count_input(usage.input_tokens)
-        count_output(usage.output_tokens)
-        count_cost(called.cost_nano_usd / NANO)
-        if usage.cached_tokens:
-            count_cached(usage.cached_tokens)
+        sums = self._called.get(labels)
+        if sums is None:
+            sums = self._called[labels] = [0, 0, 0, 0]
+        sums[0] += usage.input_tokens
+        sums[1] += usage.output_tokens
+        sums[2] += usage.cached_tokens
+        sums[3] += called.cost_nano_usd
         if called.is_estimate:
             self.estimated.labels(visit.tenant).inc()
         if not called.is_priced:
             self.unpriced.labels(visit.tenant).inc()
 
+    def _show_calls(self) -> None:
+        """Add to the series what was summed: four of them for each call would cost more than all else that is counted."""
+        for (tenant, rule), sums in self._called.items():
+            for kind, tokens in zip(("input", "output", "cached"), sums, strict=False):
+                self.tokens.labels(tenant, rule, kind).inc(tokens)
+            self.cost.labels(tenant, rule).inc(sums[3] / NANO)
+        self._called.clear()
+
     def exposition(self) -> tuple[bytes, str]:
         """The text format and its media type."""
+        self.refresh()
         registry = self._registry
         if self._is_shared:
-            self.refresh()
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4

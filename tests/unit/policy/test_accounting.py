@@ -97,7 +97,7 @@ def test_what_is_counted_is_at_most_what_was_reserved(texts, media, bound, answe
     demand = accounting.demand(call, CENTS, [])
     most = accounting.most_output_tokens(call, demand)
     assert most == accounting.most_output_tokens(call, None) == demand.output_tokens
-    spent = accounting.counted(call, CENTS, most, Delivered(pieces, narrow, wide))
+    spent = accounting.counted(call, CENTS, demand, Delivered(pieces, narrow, wide))
     assert min(pieces, most) <= spent.usage.output_tokens <= demand.output_tokens
     assert spent.usage.input_tokens <= demand.input_tokens
     assert spent.cost_nano_usd <= demand.cost_nano_usd
@@ -105,12 +105,12 @@ def test_what_is_counted_is_at_most_what_was_reserved(texts, media, bound, answe
 
 
 def test_a_stream_that_was_cut_costs_what_it_told_or_what_it_delivered():
-    accounting = an_accounting()
-    told = Usage(20, 1)
-    cut = accounting.at_least(CENTS, told, 100, Delivered(5, 20, 0))
+    accounting, told, delivered = an_accounting(), Usage(20, 1), Delivered(5, 20, 0)
+    call = a_call(max_output_tokens=100)
+    cut = accounting.at_least(call, CENTS, told, None, delivered)
     assert (cut.usage, cut.is_estimate) == (Usage(20, 5), True)
-    assert accounting.at_least(CENTS, Usage(20, 8), 100, Delivered(5, 20, 0)).usage == Usage(20, 8)
-    assert accounting.at_least(CENTS, told, 3, Delivered(5, 20, 0)).usage == Usage(20, 3)
+    assert accounting.at_least(call, CENTS, Usage(20, 8), None, delivered).usage == Usage(20, 8)
+    assert accounting.at_least(a_call(max_output_tokens=3), CENTS, told, None, delivered).usage == Usage(20, 3)
 
 
 def test_nobody_knows_what_some_models_cost():
