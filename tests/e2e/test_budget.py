@@ -23,6 +23,7 @@ DOLLAR = 10**9
 SETTINGS = {
     "REDIS__COMMAND_TIMEOUT": "20s",
     "REDIS__CONNECT_TIMEOUT": "20s",
+    "REDIS__POOL_WAIT": "20s",
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
 }
 PRICES = {"*": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 200}}

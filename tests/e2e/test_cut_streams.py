@@ -35,6 +35,7 @@ SETTINGS = {
     "USAGE__RECEIPTS": "true",
     "REDIS__COMMAND_TIMEOUT": "20s",
     "REDIS__CONNECT_TIMEOUT": "20s",
+    "REDIS__POOL_WAIT": "20s",
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
 }
 USD, TOKENS, PLACES = "usd-per-month", "tokens-per-day", "places"
