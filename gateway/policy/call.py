@@ -29,8 +29,8 @@ MOST_KEPT, LONGEST_KEPT = 64, 200
 class Call(NamedTuple):
     """``asked`` is what the target is asked for, and ``named`` how the client named the model: it may be an alias.
 
-    ``fields`` is None where no JSON object was read. Where nothing is reserved, what the model reads is not among ``asked``: to
-    collect it costs more than the rest, and it is needed only if the reply does not tell its usage (`complete`).
+    ``fields`` is None where no JSON object was read. Where nothing is reserved, what the model reads is not among ``asked``: it
+    is needed only if the reply does not tell its usage (`complete`), and of a long prompt takes milliseconds to collect.
     """
 
     endpoint: Endpoint

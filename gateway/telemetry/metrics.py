@@ -159,7 +159,7 @@ class Metrics:
             self.unpriced.labels(visit.tenant).inc()
 
     def _show_calls(self) -> None:
-        """Add to the series what was summed: four of them for each call would cost more than all else that is counted."""
+        """Add to the series what was summed, so that a call need not be counted in four of them when it ends."""
         for (tenant, rule), sums in self._called.items():
             for kind, tokens in zip(("input", "output", "cached"), sums, strict=False):
                 self.tokens.labels(tenant, rule, kind).inc(tokens)
