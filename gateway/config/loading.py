@@ -12,16 +12,16 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from gateway.config.alerts import AlertsSettings
+from gateway.config.fields import Section
 from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
     PluginsSettings,
     RedisSettings,
     SecretsSettings,
-    Section,
-    ServerSettings,
     UpstreamSettings,
 )
+from gateway.config.server import ServerSettings
 from gateway.config.usage import PricesSettings, UsageSettings
 from gateway.errors import ConfigurationError
 

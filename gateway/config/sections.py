@@ -1,137 +1,21 @@
-"""The sections of the configuration: every key, its default and what it means."""
+"""The other sections of the configuration: every key, its default and what it means."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from gateway.units import DurationMs, SizeBytes
+from gateway.config.fields import Networks, Port, PositiveBytes, PositiveMs, Section, comma_separated
 
-
-def is_loopback(host: str) -> bool:
-    """True for ``localhost`` and loopback addresses."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _domain(value: str) -> str:
-    domain = value.strip().lower().strip(".")
-    labels = domain.split(".")
-    if not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
-        raise ValueError("a base domain consists of letters, digits, hyphens and dots")
-    return domain
-
-
-def _comma_separated(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _no_number(value: Any) -> Any:
-    # a number or a boolean would be the integer value of an address
-    if isinstance(value, int | bytes):
-        raise ValueError("a network is a text such as 10.0.0.0/8")
-    return value
+RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
 
 
 def _off_if_false(value: Any) -> Any:
     # what YAML reads where off is written without quotes
     return "off" if value is False else value
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-PositiveMs = Annotated[DurationMs, Field(gt=0)]
-PositiveBytes = Annotated[SizeBytes, Field(gt=0)]
-RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Network = Annotated[IPvAnyNetwork, BeforeValidator(_no_number)]
-"""An IP network as text, or one that was read before."""
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_separated)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ServerSettings(Section):
-    """The two listeners and how they are addressed."""
-
-    admin_port: Port = Field(8080, description="Port of the admin API.")
-    proxy_port: Port = Field(8081, description="Port that tenants' clients call.")
-    base_domain: str = Field("example.com", description="Tenants are the labels directly under this domain.")
-    base_domains: Names = Field(
-        (), description="All base domains. Empty means `base_domain` and `localhost`.", examples=[["example.com"]]
-    )
-    admin_host: str = Field("127.0.0.1", description="Address the admin API binds. Anything but loopback needs `admin_token`.")
-    proxy_host: str = Field("0.0.0.0", description="Address the proxy binds.")  # noqa: S104 - it serves the outside
-    admin_token: SecretStr | None = Field(
-        None, description="Operator token: `Authorization: Bearer …` on every admin call that is not a tenant's own."
-    )
-    admin_allowed_hosts: Names = Field(
-        (),
-        description="Host names under which the admin API answers, against DNS rebinding. Empty means loopback names and"
-        " `admin_host`; with an operator token, any.",
-    )
-    trusted_proxies: Networks = Field((), description="Networks whose `X-Forwarded-*` headers are believed.")
-    workers: int = Field(1, ge=1, le=64, description="Processes per replica, which share its ports; about one for each core.")
-    engine: Literal["hypercorn", "granian", "uvicorn"] = Field(
-        "hypercorn",
-        description="The HTTP server. `uvicorn` and `granian` cost less CPU; they need `pip install ai-gateway[uvicorn]`"
-        " or `ai-gateway[granian]`.",
-    )
-    keep_alive: PositiveMs = Field(
-        65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."
-    )
-    max_header_bytes: PositiveBytes = Field(32 << 10, description="Largest header block of a request.")
-    drain_delay: DurationMs = Field(
-        5_000, ge=0, description="After SIGTERM, how long to go on accepting while `/health/ready` already answers 503."
-    )
-    drain_timeout: PositiveMs = Field(60_000, description="After that, how long running requests may take to finish.")
-
-    @field_validator("base_domain")
-    @classmethod
-    def _base_domain(cls, value: str) -> str:
-        return _domain(value)
-
-    @field_validator("base_domains")
-    @classmethod
-    def _base_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_domain(domain) for domain in value))
-
-    @field_validator("admin_token")
-    @classmethod
-    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("an operator token has at least 16 characters")
-        return value
-
-    @model_validator(mode="after")
-    def _admin_is_guarded(self) -> ServerSettings:
-        if self.admin_token is None and not is_loopback(self.admin_host):
-            raise ValueError(f"admin_host {self.admin_host} is reachable from outside, so admin_token must be set")
-        if self.admin_port == self.proxy_port:
-            raise ValueError("admin_port and proxy_port must differ")
-        return self
-
-    @property
-    def tenant_domains(self) -> tuple[str, ...]:
-        """The base domains in force, longest first, so that the most specific one matches."""
-        domains = self.base_domains or (self.base_domain, "localhost")
-        return tuple(sorted(dict.fromkeys(domains), key=len, reverse=True))
 
 
 class RedisSettings(Section):
@@ -176,7 +60,7 @@ class UpstreamSettings(Section):
     allowed_networks: Networks = Field(
         (), description="Private, loopback or link-local networks that targets may resolve to; all else must be public."
     )
-    allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+    allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
         (80, 443), description="Ports of targets outside `allowed_networks`."
     )
     connect_timeout: PositiveMs = Field(5_000, description="TCP and TLS handshake, each try.")
@@ -250,7 +134,7 @@ class SecretsSettings(Section):
 class PluginsSettings(Section):
     """Where plugins come from."""
 
-    paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+    paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
         (), description="Folders with plugins of your own, one file each."
     )
 
