@@ -55,6 +55,10 @@ class StoreUnavailable(GatewayError):
         super().__init__(message, **facts)
 
 
+class StoreAway(StoreUnavailable):
+    """Redis was not even asked, because it does not answer or cannot be reached: no part of the call can have happened."""
+
+
 class Overloaded(StoreUnavailable):
     """More work in flight than this replica takes."""
 

@@ -13,9 +13,9 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
@@ -26,8 +26,9 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.config.sections import RedisSettings
-from gateway.errors import InternalError, Overloaded, StoreUnavailable
+from gateway.errors import InternalError, Overloaded, StoreAway, StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url, refusal
+from gateway.store.breaker import Breaker, NotSent
 from gateway.store.cluster import ClusterClient
 from gateway.store.multiplexed import Commands, MultiplexedConnection
 from gateway.store.multiplexed_cluster import MultiplexedCluster
@@ -64,9 +65,21 @@ class Connection:
             object.__setattr__(self, "scripts", _OneAtATime(self.client))
 
     async def ping(self) -> None:
-        """Ask whether the store answers. Raises StoreUnavailable, Overloaded."""
-        with store_errors():
-            await self.client.ping()
+        """Ask whether the store answers; of a cluster, one of its primaries. Raises StoreUnavailable, Overloaded."""
+        if not self.is_cluster:
+            with store_errors():
+                await self.client.ping()
+            return
+        primaries = await self.primaries()
+        for asked in asyncio.as_completed([primary.execute_command("PING") for primary in primaries]):
+            with suppress(redis_errors.RedisError, OSError):
+                await asked
+                return
+        raise StoreUnavailable
+
+    def breakers(self) -> Sequence[Breaker]:
+        """One for each server that runs scripts and is known by now."""
+        return self.scripts.breakers()
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
@@ -77,7 +90,8 @@ class Connection:
         if not self.is_cluster:
             return [self.client]
         with store_errors():
-            await self.client.initialize()
+            if self.client.is_stale:
+                await self.client.know_topology()
         return [_ClusterNode(node) for node in self.client.get_primaries()]
 
     async def server_version(self) -> tuple[int, ...]:
@@ -107,6 +121,9 @@ class _OneAtATime:
 
     async def call(self, *words: Any) -> Any:
         return await self.client.execute_command(*words)
+
+    def breakers(self) -> Sequence[Breaker]:
+        return ()
 
     async def aclose(self) -> None:
         """The client is closed by whom it belongs to."""
@@ -142,22 +159,25 @@ def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
         calls = MultiplexedCluster(cluster, lambda host, port: Tcp(host=host, port=port, tls=tls, **options), timeout)
         return Connection(cluster, calls, is_cluster=True)
     options |= {"max_connections": settings.pool_size, "timeout": settings.pool_wait / 1000}
+    name = _places(address)
     if address.kind == "unix":
-        return _pooled(Pool(connection_class=Unix, path=address.path, db=address.db, **options), timeout)
+        return _pooled(Pool(connection_class=Unix, path=address.path, db=address.db, **options), name, timeout)
     options |= {"tls": _tls_context(address), "connection_class": Tcp}
     servers = [options | {"host": host, "port": port} for host, port in address.hosts]
     if address.kind == "single":
-        return _pooled(Pool(db=address.db, **servers[0]), timeout)
+        return _pooled(Pool(db=address.db, **servers[0]), name, timeout)
     login = {name: address.options.get(f"sentinel_{name}") or None for name in ("username", "password")}
     sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
     sentinel.sentinels = [Redis.from_pool(Pool(**server | login)) for server in servers]
     options |= {"connection_class": Managed, "connection_pool_class": SentinelPool}
     client = sentinel.master_for(address.service, db=address.db, **options)
-    return Connection(client, MultiplexedConnection(client.connection_pool, timeout), sentinels=tuple(sentinel.sentinels))
+    return replace(_pooled(client.connection_pool, name, timeout), client=client, sentinels=tuple(sentinel.sentinels))
 
 
-def _pooled(pool: Pool, timeout: float) -> Connection:
-    return Connection(Redis.from_pool(pool), MultiplexedConnection(pool, timeout))
+def _pooled(pool: Pool, name: str, timeout: float) -> Connection:
+    calls = MultiplexedConnection(pool, name, timeout)
+    pool.breaker = calls.breaker
+    return Connection(Redis.from_pool(pool), calls)
 
 
 def describe(settings: RedisSettings) -> str:
@@ -165,8 +185,12 @@ def describe(settings: RedisSettings) -> str:
     if settings.is_embedded:
         return f"embedded, in {settings.data_dir}"
     address = parse_url(settings.url) if settings.url else _from_fields(settings)
+    return f"{address.kind} {_places(address)}"
+
+
+def _places(address: StoreAddress) -> str:
     places = address.path or ", ".join(f"{host}:{port}" for host, port in address.hosts)
-    return f"{address.kind} {places}" + (f" name {address.service}" if address.service else "")
+    return places + (f" name {address.service}" if address.service else "")
 
 
 def _from_fields(settings: RedisSettings) -> StoreAddress:
@@ -217,11 +241,14 @@ def store_error(error: Exception) -> Exception:
     """The gateway's error for an exception of redis-py; ``NoScriptError`` comes back as it is, for the script runner.
 
     For the replies of a pipeline, which are values. Overloaded: no free connection in time. StoreUnavailable: Redis did not
-    answer or may not be asked now. InternalError: everything else is a bug. What it says about a refused login is logged,
-    never part of the message.
+    answer or may not be asked now; StoreAway: it was not asked. InternalError: everything else is a bug. What it says about a
+    refused login is logged, never part of the message.
     """
     if isinstance(error, redis_errors.NoScriptError):
         return error
+    if isinstance(error, NotSent):
+        mapped = store_error(error.__cause__) if isinstance(error.__cause__, Exception) else StoreUnavailable()
+        return StoreAway() if type(mapped) is StoreUnavailable else mapped
     if isinstance(error, redis_errors.MaxConnectionsError):
         return Overloaded()
     refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
