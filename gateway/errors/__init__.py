@@ -11,6 +11,7 @@ from gateway.errors.base import (
     InternalError,
 )
 from gateway.errors.failures import (
+    BreakerOpen,
     Draining,
     Overloaded,
     PluginFailed,
@@ -56,6 +57,7 @@ __all__ = [
     "AmbiguousCredentials",
     "BadRequest",
     "BodyTooLarge",
+    "BreakerOpen",
     "BudgetExceeded",
     "ConfigurationError",
     "Draining",
