@@ -63,13 +63,36 @@ class UpstreamSettings(Section):
     allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
         (80, 443), description="Ports of targets outside `allowed_networks`."
     )
-    connect_timeout: PositiveMs = Field(5_000, description="TCP and TLS handshake, each try.")
+    connect_timeout: PositiveMs = Field(5_000, description="Looking up the name, TCP and TLS handshake, each try.")
     first_byte_timeout: PositiveMs = Field(120_000, description="From the sent request to the reply head.")
     idle_timeout: PositiveMs = Field(300_000, description="Longest pause within a reply body.")
     total_timeout: PositiveMs = Field(1_800_000, description="A whole exchange.")
     connect_retries: int = Field(1, ge=0, le=5, description="Further tries to connect where the rule does not say.")
     pool_size: int = Field(1_000, ge=1, le=100_000, description="Most connections a process opens to all targets.")
+    max_per_target: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of one tenant that a process has under way to one target; more are answered 503 `overloaded`."
+        " Unset means a fifth of `pool_size`, but at least 200.",
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=0,
+        le=1_000,
+        description="Requests of a tenant to a target that must get no connection or no reply, one after the other, for the"
+        " target to be left alone for a while; 0 means never. Statuses are replies.",
+    )
+    breaker_pause: PositiveMs = Field(
+        1_000,
+        description="How long it is left alone before one request tries it again; up to twice as long after each that fails, to"
+        " 32 times this.",
+    )
     keep_alive: PositiveMs = Field(15_000, description="How long an idle upstream connection is kept.")
+
+    @property
+    def most_per_target(self) -> int:
+        """What `max_per_target` comes to."""
+        return self.max_per_target or max(200, self.pool_size // 5)
 
 
 class LimitsSettings(Section):

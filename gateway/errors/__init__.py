@@ -11,6 +11,7 @@ from gateway.errors.base import (
     InternalError,
 )
 from gateway.errors.failures import (
+    BreakerOpen,
     Draining,
     Overloaded,
     PluginFailed,
@@ -57,6 +58,7 @@ __all__ = [
     "AmbiguousCredentials",
     "BadRequest",
     "BodyTooLarge",
+    "BreakerOpen",
     "BudgetExceeded",
     "ConfigurationError",
     "Draining",

@@ -60,7 +60,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     config = parts.config
     background = Background()
     watches = LeaveWatches()
-    forwarder = Forwarder(config.upstream)
+    forwarder = Forwarder(config.upstream, parts.metrics.outage)
     target = webhook_target(config)
     webhook = None if target is None else Webhook(config, target, forwarder)
     alerts = Alerts(parts.stores.alerts, background, parts.metrics, webhook)

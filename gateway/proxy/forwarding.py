@@ -141,7 +141,9 @@ class Forwarding:
         if metering is not None:
             metering.forwarded()
         try:
-            upstream = await self._forwarder.open(rule.target, request.method, url, headers, payload, rule.retries)
+            upstream = await self._forwarder.open(
+                rule.target, request.method, url, headers, payload, rule.retries, owner=ticket.tenant.info.subdomain
+            )
         except GatewayError:
             if metering is not None:
                 metering.refused()

@@ -105,6 +105,13 @@ class Metrics:
             "gateway_undelivered_alerts", "Webhooks of alerts that were given up.", ["tenant"], registry=registry
         )
 
+        self.outages = Counter(
+            "gateway_target_outages",
+            "Times a target failed so often in a row that it was not asked for a while.",
+            ["tenant"],
+            registry=registry,
+        )
+
     def show_in_flight(self, read: Callable[[], int]) -> None:
         """Take the number of requests in flight from here; between processes, whenever `refresh` is called."""
         if self._is_shared:
@@ -121,6 +128,10 @@ class Metrics:
     def plugin_failed(self, plugin: str, stage: str) -> None:
         """Count a failure."""
         self.plugin_failures.labels(plugin, stage).inc()
+
+    def outage(self, tenant: str) -> None:
+        """Count a target that is not asked for a while."""
+        self.outages.labels(tenant).inc()
 
     def observe(self, visit: Visit, total_ms: float) -> None:
         """Count an ended request."""
