@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
+from types import FrameType
+from typing import NamedTuple
 
 from gateway.awaiting import within
 from gateway.errors import GatewayError, PluginFailed, PluginFailedOnReply
@@ -47,6 +49,14 @@ class _Step:
     name: str
     run: Callable[[Exchange], Awaitable[None]]
     skip_on_error: bool
+
+
+class Running(NamedTuple):
+    """A plugin at work."""
+
+    plugin: str
+    stage: Stage
+    request_id: str
 
 
 class Chain:
@@ -147,3 +157,13 @@ class Chain:
             _LOG.exception("plugin %s failed in %s of request %s", step.name, stage.value, exchange.request_id)
             if not step.skip_on_error:
                 raise failure from None
+
+
+def running_in(frame: FrameType | None) -> Running | None:
+    """Which plugin's code a thread is in, by its innermost frame; so a request need not note where it is."""
+    while frame is not None:
+        if frame.f_code is Chain._run.__code__:
+            seen = frame.f_locals
+            return Running(seen["step"].name, seen["stage"], seen["exchange"].request_id)
+        frame = frame.f_back
+    return None

@@ -68,7 +68,13 @@ class UpstreamSettings(Section):
     idle_timeout: PositiveMs = Field(300_000, description="Longest pause within a reply body.")
     total_timeout: PositiveMs = Field(1_800_000, description="A whole exchange.")
     connect_retries: int = Field(1, ge=0, le=5, description="Further tries to connect where the rule does not say.")
-    pool_size: int = Field(1_000, ge=1, le=100_000, description="Most connections a process opens to all targets.")
+    pool_size: int = Field(
+        2_000,
+        ge=1,
+        le=100_000,
+        description="Most connections a process opens to all targets. Requests beyond that wait, whosever they are: less than"
+        " twice `limits.max_in_flight` lets tenants with slow targets hold up others.",
+    )
     max_per_target: int | None = Field(
         None,
         ge=1,
@@ -102,8 +108,17 @@ class LimitsSettings(Section):
     max_inspected_bytes: PositiveBytes = Field(4 << 20, description="Largest body that plugins may read.")
     body_idle_timeout: PositiveMs = Field(15_000, description="Longest pause within a request body.")
     write_stall_timeout: PositiveMs = Field(30_000, description="Longest time a client may refuse to read a chunk.")
-    max_in_flight: int = Field(1_000, ge=1, description="Requests a process handles at once; more are answered 503.")
-    max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant.")
+    max_in_flight: int = Field(
+        1_000,
+        ge=1,
+        description="Requests a process handles at once. Further ones are answered 503 `overloaded`, except for tenants with"
+        " less in flight than their share, which is this number by that of active tenants.",
+    )
+    max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant, without exception.")
+    max_loop_lag: PositiveMs = Field(
+        250,
+        description="A process whose event loop is later than this again and again takes on fewer requests, until it keeps up.",
+    )
     default_output_tokens: int = Field(
         4_096,
         ge=1,

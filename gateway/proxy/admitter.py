@@ -45,11 +45,15 @@ EARLY_BODY_BYTES = 64 << 10
 
 
 class Caller(NamedTuple):
-    """Which tenant a request is for and the digest of its key; neither is confirmed yet."""
+    """Which tenant a request is for, and the digest of its key; empty if the host names none, or for no usable key.
+
+    ``is_known`` says that this replica has seen both in the store; whether they still hold, the admission decides.
+    """
 
     subdomain: str
     digest: str
     by_host: bool
+    is_known: bool
 
 
 class Ticket(NamedTuple):
@@ -86,25 +90,34 @@ class Admitter:
         self._accounting = accounting
         self._max_inspected_bytes = max_inspected_bytes
 
-    async def identify(self, head: RequestHead) -> Caller:
-        """The tenant by host, on other hosts by key. Raises UnknownTenant, InvalidApiKey."""
+    def presume(self, head: RequestHead) -> Caller:
+        """Who calls, as far as is known without asking anybody: the tenant by host, else by key. Raises MissingHost."""
         subdomain = self._domains.subdomain_of(head.authority)
-        digest = "" if head.secret is None else virtual_key.digest(head.secret)
-        if subdomain is not None and self._configurations.key(subdomain, digest) is not None:
-            return Caller(subdomain, digest, by_host=True)  # what is known is well formed
-        if head.secret is None or not virtual_key.is_well_formed(head.secret):
-            if subdomain is not None and not await self._admissions.tenant_exists(Keyspace(subdomain)):
+        secret = head.secret
+        digest = "" if secret is None else virtual_key.digest(secret)
+        by_host = subdomain is not None
+        if subdomain is None:
+            subdomain = self._configurations.subdomain_of(digest) or ""
+        if self._configurations.key(subdomain, digest) is not None:
+            return Caller(subdomain, digest, by_host, is_known=True)  # what is known is well formed
+        if secret is None or not virtual_key.is_well_formed(secret):
+            digest = ""
+        return Caller(subdomain, digest, by_host, is_known=False)
+
+    async def identify(self, stranger: Caller) -> Caller:
+        """A caller who is not known, with its tenant. Raises UnknownTenant, InvalidApiKey."""
+        subdomain, digest, by_host, _ = stranger
+        if not digest:
+            if by_host and not await self._admissions.tenant_exists(Keyspace(subdomain)):
                 raise UnknownTenant
             raise InvalidApiKey
-        if subdomain is not None:
-            return Caller(subdomain, digest, by_host=True)
-        subdomain = self._configurations.subdomain_of(digest)
-        if subdomain is None:
-            subdomain = await self._admissions.subdomain_of_key(digest)
-            if subdomain is None:
-                raise InvalidApiKey
-            self._configurations.remember_subdomain(digest, subdomain)
-        return Caller(subdomain, digest, by_host=False)
+        if subdomain:
+            return stranger
+        found = await self._admissions.subdomain_of_key(digest)
+        if found is None:
+            raise InvalidApiKey
+        self._configurations.remember_subdomain(digest, found)
+        return Caller(found, digest, by_host, is_known=False)
 
     async def admit(self, caller: Caller, head: RequestHead, body: RequestBody) -> Ticket:
         """Decide the request: one round trip unless the configuration has changed. Raises whatever refuses it.

@@ -19,6 +19,7 @@ from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
 from gateway.proxy.hosts import TenantDomains
 from gateway.proxy.leave_watch import LeaveWatches
+from gateway.proxy.loop_watch import LoopWatch
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
@@ -66,7 +67,12 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     alerts = Alerts(parts.stores.alerts, background, parts.metrics, webhook)
     domains = TenantDomains(config.server.tenant_domains)
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
+    max_lag_ms = config.limits.max_loop_lag
+    loop_watch = LoopWatch(
+        config.limits.plugin_timeout, lambda lag_ms: gate.adjust(late=lag_ms > max_lag_ms), parts.metrics.loop_stalled
+    )
     parts.metrics.show_in_flight(lambda: gate.in_flight)
+    parts.metrics.show_loop_lag(lambda: loop_watch.lag_ms)
     compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
     settlements = parts.stores.settlements
     renewer = Renewer(settlements, config.limits.lease, config.limits.renewal)
@@ -89,9 +95,11 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
         renewer.start()
         watches.start()
         parts.access_log.start()
+        loop_watch.start()
 
     @app.after_serving
     async def stop() -> None:
+        loop_watch.stop()
         await watches.stop()
         await renewer.stop()
         alerts.stop()

@@ -67,6 +67,7 @@ class Configurations:
             except ValidationError as error:
                 key = replace(_kept(last_key, subdomain, error), revision=stale.revision)
             self._keys.put((subdomain, digest), key)
+            self._subdomains.put(digest, subdomain)
 
     def subdomain_of(self, digest: str) -> str | None:
         """The tenant of a key, if it was asked for before; it never changes."""

@@ -77,11 +77,7 @@ class DataPlane:
         incoming = Incoming(receive)
         reply = ReplyWriter(send, incoming, visit)
         try:
-            self._gate.enter()
-            try:
-                await self._handle(scope, incoming, reply, visit)
-            finally:
-                self._gate.leave()
+            await self._handle(scope, incoming, reply, visit)
         except ClientLeft:
             visit.status, visit.code = CLIENT_LEFT, "client_left"
         except GatewayError as error:
@@ -116,17 +112,31 @@ class DataPlane:
             idle_ms=self._limits.body_idle_timeout,
         )
         began = perf_counter()
-        caller = await self._admitter.identify(head)
+        gate, caller = self._gate, self._admitter.presume(head)
+        claimed, is_known = caller.subdomain, caller.is_known
+        if is_known:
+            visit.tenant = claimed
+            gate.enter(claimed)
+        else:
+            gate.enter_stranger(claimed, has_key=bool(caller.digest))
         try:
-            self._gate.enter_tenant(caller.subdomain)
-            try:
-                ticket = await self._admitter.admit(caller, head, body)
-                visit.admission_ms = (perf_counter() - began) * 1_000
-                visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
-                await self._forwarding.run(ticket, head, body, reply, visit)
-            finally:
-                self._gate.leave_tenant(caller.subdomain)
+            if not is_known:
+                caller = await self._admitter.identify(caller)
+                if not claimed:
+                    gate.name_stranger(caller.subdomain)
+                    claimed = caller.subdomain
+            ticket = await self._admitter.admit(caller, head, body)
+            if not is_known:
+                gate.recognise(claimed, caller.subdomain)
+                is_known = True
+            visit.admission_ms = (perf_counter() - began) * 1_000
+            visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
+            await self._forwarding.run(ticket, head, body, reply, visit)
         finally:
+            if is_known:
+                gate.leave(caller.subdomain)
+            else:
+                gate.leave_stranger(claimed)
             visit.bytes_in = body.received_bytes
             # only tenants that exist: the name becomes a label of the metrics
             visit.tenant = caller.subdomain if self._admitter.knows(caller) else ""

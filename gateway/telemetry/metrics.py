@@ -48,13 +48,25 @@ class Metrics:
         # input, output and cached tokens and nano-USD of calls since they were last shown
         self._called: dict[tuple[str, str], list[int]] = {}
         self._is_shared = SHARED_METRICS in os.environ
-        self._read_in_flight: Callable[[], int] | None = None
+        self._shown: list[tuple[Gauge, Callable[[], float]]] = []
         self.requests = Counter("gateway_requests", "Requests answered.", ["tenant", "rule", "status"], registry=registry)
         self.refusals = Counter(
             "gateway_refusals", "Requests answered by the gateway itself.", ["tenant", "code"], registry=registry
         )
         self.in_flight = Gauge(
             "gateway_requests_in_flight", "Requests being handled.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.loop_lag = Gauge(
+            "gateway_event_loop_lag_seconds",
+            "How late the event loop is, hiccups left out.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.loop_stalls = Counter(
+            "gateway_event_loop_stalls",
+            "Times that the event loop stood still for longer than a plugin may run, by the plugin that held it up.",
+            ["plugin"],
+            registry=registry,
         )
         self.total_seconds = Histogram(
             "gateway_request_seconds",
@@ -114,16 +126,23 @@ class Metrics:
 
     def show_in_flight(self, read: Callable[[], int]) -> None:
         """Take the number of requests in flight from here; between processes, whenever `refresh` is called."""
+        self._show(self.in_flight, read)
+
+    def show_loop_lag(self, read_ms: Callable[[], float]) -> None:
+        """The same for the lag of the event loop."""
+        self._show(self.loop_lag, lambda: read_ms() / 1_000)
+
+    def _show(self, gauge: Gauge, read: Callable[[], float]) -> None:
         if self._is_shared:
-            self._read_in_flight = read
+            self._shown.append((gauge, read))
         else:
-            self.in_flight.set_function(read)
+            gauge.set_function(read)
 
     def refresh(self) -> None:
         """Show everything as it is now, to the other processes as well."""
         self._show_calls()
-        if self._read_in_flight is not None:
-            self.in_flight.set(self._read_in_flight())
+        for gauge, read in self._shown:
+            gauge.set(read())
 
     def plugin_failed(self, plugin: str, stage: str) -> None:
         """Count a failure."""
@@ -132,6 +151,10 @@ class Metrics:
     def outage(self, tenant: str) -> None:
         """Count a target that is not asked for a while."""
         self.outages.labels(tenant).inc()
+
+    def loop_stalled(self, plugin: str) -> None:
+        """Count a stall; from any thread."""
+        self.loop_stalls.labels(plugin).inc()
 
     def observe(self, visit: Visit, total_ms: float) -> None:
         """Count an ended request."""
