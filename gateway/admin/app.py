@@ -9,7 +9,7 @@ from quart import Quart, Response, g, request
 
 from gateway.admin.answering import PREFIX, Health
 from gateway.admin.api_keys import api_keys_blueprint
-from gateway.admin.auth import Authenticator, FailedLogins, check_host
+from gateway.admin.auth import Authenticator, FailedLogins, check_bounds, check_host
 from gateway.admin.docs import docs_blueprint
 from gateway.admin.explain import explain_blueprint
 from gateway.admin.openapi import openapi_document
@@ -73,6 +73,7 @@ def _install_gate(app: Quart, authenticator: Authenticator, config: Config) -> N
 
     @app.before_request
     async def _gate() -> None:
+        check_bounds(request)
         rule = request.url_rule
         declared = None if rule is None else operation_of(app.view_functions[rule.endpoint])
         if declared is None or declared.access is not Access.PUBLIC:

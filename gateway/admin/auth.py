@@ -16,19 +16,24 @@ from gateway.admin.operation import Access
 from gateway.config import ServerSettings
 from gateway.errors import (
     AmbiguousCredentials,
+    HeadersTooLarge,
     InvalidApiKey,
     MissingHost,
     NotAllowed,
     NotFound,
     RateLimited,
     TenantSuspended,
+    UriTooLong,
 )
 from gateway.models import ApiKey, Tenant
+from gateway.policy import MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
 from gateway.store import Stores
 from gateway.web import client_address, is_within
 
 MAX_ADDRESSES = 10_000
 WINDOW_S = 60.0
+
+_CLOSE = (("connection", "close"),)
 BASIC_CHALLENGE = (("www-authenticate", 'Basic realm="gateway admin", charset="UTF-8"'),)
 
 
@@ -142,6 +147,17 @@ class Authenticator:
         except NotFound:
             return None
         return None if key is None else (stored.tenant, key)
+
+
+def check_bounds(request: Request) -> None:
+    """Raises MissingHost, HeadersTooLarge, UriTooLong for a head that the proxy would refuse as well, and closes."""
+    values = [value for _, value in request.headers]
+    if len(request.headers.getlist("host")) > 1:
+        raise MissingHost(param="Host", headers=_CLOSE)
+    if len(values) > MAX_FIELDS or max(map(len, values), default=0) > MAX_FIELD_BYTES:
+        raise HeadersTooLarge(headers=_CLOSE)
+    if len(request.scope["raw_path"]) + len(request.query_string) > MAX_URL_BYTES:
+        raise UriTooLong(headers=_CLOSE)
 
 
 def check_host(host: str | None, settings: ServerSettings, is_loopback: Callable[[str], bool]) -> None:

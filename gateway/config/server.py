@@ -58,6 +58,11 @@ class ServerSettings(Section):
     keep_alive: PositiveMs = Field(
         65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."
     )
+    first_header_timeout: PositiveMs = Field(
+        10_000,
+        description="How long the first header block of a connection may take from its beginning, and a later one from its"
+        " first byte.",
+    )
     max_header_bytes: PositiveBytes = Field(32 << 10, description="Largest header block of a request.")
     drain_delay: DurationMs = Field(
         5_000, ge=0, description="After SIGTERM, how long to go on accepting while `/health/ready` already answers 503."

@@ -43,9 +43,8 @@ _UNNAMED: Field = (b"server", b"")
 
 _NO_HOST: Field = (b"host", b"")
 _HEADS = frozenset({"http.response.start", "websocket.http.response.start"})
-_FAILURE: Message = {
+_OWN_REPLY: Message = {
     "type": "http.response.start",
-    "status": 500,
     "headers": [(b"content-length", b"0"), (b"connection", b"close"), _UNNAMED],
 }
 
@@ -136,7 +135,8 @@ class GranianServer:
         if is_http:
             _mend(scope)
         try:
-            await self._app(scope, exchange.receive if is_http else watcher.proto.receive, exchange.send)
+            if not is_http or exchange.is_framed():
+                await self._app(scope, exchange.receive if is_http else watcher.proto.receive, exchange.send)
         except asyncio.CancelledError:  # by `cut`, or by the app itself when its client had left: nobody waits for the task
             pass
         except Exception:
@@ -153,23 +153,34 @@ class GranianServer:
 class _Exchange:
     """One request and its reply: what Granian's own ``receive`` and ``send`` lack."""
 
-    __slots__ = ("_left_bytes", "_proto", "_scope", "_signs", "is_ended")
+    __slots__ = ("_is_asked", "_left_bytes", "_proto", "_scope", "_signs", "is_ended")
 
     def __init__(self, scope: Any, proto: Any, signs: Sequence[asyncio.Event]) -> None:
         self._scope = scope
         self._proto = proto
         self._signs = signs
-        self._left_bytes: int | None = None
+        self._left_bytes = 0
+        self._is_asked = False
         self.is_ended = False
+
+    def is_framed(self) -> bool:
+        """Whether it is clear how long the body is; if not, the request has been refused."""
+        length = _body_bytes(self._scope["headers"])
+        if length is None:
+            self._reply(400)
+            self.is_ended = True
+            return False
+        self._left_bytes = length
+        return True
 
     async def receive(self) -> Message:
         """A part of the body, or that the client has left."""
-        if self._left_bytes is None:
-            self._left_bytes = _body_bytes(self._scope["headers"])
-            if not self._left_bytes:
-                return {"type": "http.request", "body": b"", "more_body": False}
         if not self._left_bytes:
-            return await self._leaving()
+            if self._is_asked:
+                return await self._leaving()
+            self._is_asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        self._is_asked = True
         message: Message = await self._proto.receive()
         if message["type"] == "http.request":
             self._left_bytes -= len(message["body"])
@@ -182,8 +193,7 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         """Pass a part of the reply on. No coroutine: this is called for every chunk of a stream."""
         if message["type"] in _HEADS:
-            left_bytes = _body_bytes(self._scope["headers"]) if self._left_bytes is None else self._left_bytes
-            message = {**message, "headers": _fields(message.get("headers", ()), self._signs, is_early=left_bytes != 0)}
+            message = {**message, "headers": _fields(message.get("headers", ()), self._signs, is_early=self._left_bytes != 0)}
         elif not message.get("more_body", False):
             self.is_ended = True
         sent: Awaitable[None] = self._proto.send(message)
@@ -192,18 +202,20 @@ class _Exchange:
     @property
     def misses_body(self) -> bool:
         """True if the request has not come to its end."""
-        return self._left_bytes is not None and self._left_bytes != 0
+        return self._is_asked and self._left_bytes != 0
 
     def break_off(self) -> None:
         """Answer 500 if no reply has begun. Otherwise send what there is: without its end, Granian cuts the connection."""
         try:
-            self._proto.send(_FAILURE)
+            self._reply(500)
         except RuntimeError:  # there is a head
-            rest = {"type": "http.response.body", "body": b"", "more_body": True}
-        else:
-            rest = {"type": "http.response.body", "body": b""}
+            with contextlib.suppress(RuntimeError):
+                self._proto.send({"type": "http.response.body", "body": b"", "more_body": True})
+
+    def _reply(self, status: int) -> None:
+        self._proto.send({**_OWN_REPLY, "status": status})
         with contextlib.suppress(RuntimeError):
-            self._proto.send(rest)
+            self._proto.send({"type": "http.response.body", "body": b""})
 
     async def _leaving(self) -> Message:
         while True:
@@ -241,12 +253,14 @@ def _mend(scope: Any) -> None:
         del headers[0]
 
 
-def _body_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """How long a body is; -1 if only its end will tell."""
+def _body_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """How long a body is; -1 if only its end will tell, None if hyper takes more than chunks for chunks."""
     length = 0
     for name, value in headers:
         if name == b"transfer-encoding":
-            return -1
+            if length or value.lower() != b"chunked":
+                return None
+            length = -1
         if name == b"content-length":
             length = int(value)  # hyper has checked it
     return length

@@ -24,12 +24,16 @@ from hypercorn.utils import parse_socket_addr, suppress_body
 from gateway.awaiting import DONE
 from gateway.headers import are_fields
 from gateway.serving.idle_timer import LAST_REQUEST_S, IdleTimer
+from gateway.serving.strict_buffer import StrictBuffer
 
 JOINED_BYTES = 32 << 10
 """A part of a body up to this size goes with its head in one write; copying more would cost more than a second write."""
 
 DRAIN_ABOVE_BYTES = 32 << 10
 """What a transport may keep without anybody asking whether it wants a pause; asyncio's own mark is twice as high."""
+
+
+READ_BYTES = 64 << 10
 
 
 class ClientLost(OSError):
@@ -138,9 +142,11 @@ class Connection(TCPServer):
         state: LifespanState,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        head_timeout_s: float,
     ) -> None:
         super().__init__(app, loop, config, context, state, reader, writer)
-        self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, self._end_idle)
+        self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, head_timeout_s, self._end_idle)
+        self._received = StrictBuffer()
         self._held = b""
 
     async def run(self) -> None:
@@ -157,8 +163,9 @@ class Connection(TCPServer):
                 )
                 protocol.hold = self._hold
                 protocol.write = self._write
+                protocol.connection._receive_buffer = self._received  # type: ignore[union-attr]  # no WebSocket yet
                 self.protocol = protocol  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
-                self.idle_task.begin()
+                self.idle_task.begin_head()
                 if self.context.terminated.is_set():  # accepted while the server stopped
                     self.stop()
                 await self._read_data()
@@ -166,6 +173,16 @@ class Connection(TCPServer):
             pass
         finally:
             await self._close()
+
+    async def _read_data(self) -> None:
+        try:
+            while data := await self.reader.read(READ_BYTES):
+                await self.protocol.handle(RawData(data))
+                if self._received and self.idle_task.is_idle:
+                    self.idle_task.begin_head()
+        except OSError:
+            pass
+        await self.protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
         """Take what Hypercorn's protocol sends: data, the end of the connection, the beginning or end of idleness."""

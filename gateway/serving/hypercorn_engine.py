@@ -35,6 +35,7 @@ class HypercornServer:
         self._app = assignment.app
         self._socket = assignment.socket
         self._config = _configure(assignment.settings, assignment.signs)
+        self._head_timeout_s = assignment.settings.first_header_timeout / 1000
         self._connections: dict[Connection, asyncio.Task[Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -44,7 +45,9 @@ class HypercornServer:
         context = WorkerContext(None)
 
         async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = Connection(cast("AppWrapper", self._handle), loop, self._config, context, {}, reader, writer)
+            connection = Connection(
+                cast("AppWrapper", self._handle), loop, self._config, context, {}, reader, writer, self._head_timeout_s
+            )
             self._connections[connection] = cast("asyncio.Task[Any]", asyncio.current_task())
             try:
                 await connection
