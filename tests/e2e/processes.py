@@ -204,6 +204,7 @@ def a_gateway(
     command: Sequence[str | Path] = GATEWAY,
     wait: bool = True,
     seconds: float = DEADLINE_S,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Gateway]:
     """``gateway run`` with these options, ready if ``wait``. ``settings`` as `settings_of` takes them.
 
@@ -213,7 +214,7 @@ def a_gateway(
     admin_port = int(settings.get("SERVER__ADMIN_PORT", admin_port))
     proxy_port = int(settings.get("SERVER__PROXY_PORT", proxy_port))
     data_dir = folder / "data"
-    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings))
+    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings), **environment)
     demo = ("--demo-port", str(demo_port)) if "--demo" in options else ()
     with running(*command, "run", *options, *demo, env=env, cwd=folder, seconds=seconds) as program:
         gateway = Gateway(program, admin_port, proxy_port, demo_port, data_dir)
