@@ -11,7 +11,6 @@ import logging
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from gateway.proxy import webhook_target
 from gateway.registry import Registry
 from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, load_engine, run_event_loop
 from gateway.store import Stores
-from gateway.telemetry import SHARED_METRICS, Metrics, forget_process, start_logging
+from gateway.telemetry import SHARED_METRICS, Metrics, forget_process, metrics_folder, start_logging
 
 MARGIN_S = 10.0
 """What workers may need beyond the times that the configuration gives them."""
@@ -70,7 +69,7 @@ async def run_workers(
         async with opened_stores(config, url) as stores:
             if prepare is not None:
                 await prepare(stores)
-        metrics = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-")))
+        metrics, lock = stack.enter_context(metrics_folder())
         sockets: dict[str, socket.socket] = {}
         for name, (host, port) in addresses(config, parts, demo_port).items():
             sockets[name] = stack.enter_context(closing(bind(name, host, port, config.limits.write_stall_timeout)))
@@ -79,7 +78,7 @@ async def run_workers(
         job = Job(config, tuple(parts), fds, url, embedded or local, demo_port)
 
         async def start() -> WorkerProcess:
-            return await WorkerProcess.start(work, job, fds=[*fds.values()], environment={SHARED_METRICS: str(metrics)})
+            return await WorkerProcess.start(work, job, fds=[*fds.values(), lock], environment={SHARED_METRICS: str(metrics)})
 
         supervisor = Supervisor(
             config.server.workers,

@@ -2,6 +2,7 @@
 
 from gateway.telemetry.access_log import MAX_LINES, WHOLE_BYTES, AccessLog
 from gateway.telemetry.metrics import SHARED_METRICS, Metrics, forget_process
+from gateway.telemetry.metrics_folder import metrics_folder
 from gateway.telemetry.process_log import JsonFormatter, start_logging
 from gateway.telemetry.visit import Called, Visit
 
@@ -15,5 +16,6 @@ __all__ = [
     "Metrics",
     "Visit",
     "forget_process",
+    "metrics_folder",
     "start_logging",
 ]

@@ -198,25 +198,37 @@ def settings_of(admin_port: int, proxy_port: int, data_dir: Path, **more: str) -
 
 @contextlib.contextmanager
 def a_gateway(
-    folder: Path, *options: str, settings: Mapping[str, str] = {}, command: Sequence[str | Path] = GATEWAY
+    folder: Path,
+    *options: str,
+    settings: Mapping[str, str] = {},
+    command: Sequence[str | Path] = GATEWAY,
+    wait: bool = True,
+    seconds: float = DEADLINE_S,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Gateway]:
-    """``gateway run`` with these options, ready. ``settings`` as `settings_of` takes them; data and home are in the folder."""
+    """``gateway run`` with these options, ready if ``wait``. ``settings`` as `settings_of` takes them.
+
+    Data and home are in the folder. Ports are free ones, unless the settings name them.
+    """
     admin_port, proxy_port, demo_port = free_ports(3)
+    admin_port = int(settings.get("SERVER__ADMIN_PORT", admin_port))
+    proxy_port = int(settings.get("SERVER__PROXY_PORT", proxy_port))
     data_dir = folder / "data"
-    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings))
+    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings), **environment)
     demo = ("--demo-port", str(demo_port)) if "--demo" in options else ()
-    with running(*command, "run", *options, *demo, env=env, cwd=folder) as program:
+    with running(*command, "run", *options, *demo, env=env, cwd=folder, seconds=seconds) as program:
         gateway = Gateway(program, admin_port, proxy_port, demo_port, data_dir)
-        program.wait_until(gateway.is_ready, "ready")
+        if wait:
+            program.wait_until(gateway.is_ready, "ready")
         yield gateway
 
 
 @contextlib.contextmanager
-def a_demo_upstream(folder: Path, *options: str) -> Iterator[int]:
+def a_demo_upstream(folder: Path, *options: str, seconds: float = DEADLINE_S) -> Iterator[int]:
     """``gateway demo-upstream``; its port."""
     (port,) = free_ports(1)
     env = clean_environment(folder)
-    with running(*GATEWAY, "demo-upstream", "--port", str(port), *options, env=env, cwd=folder) as program:
+    with running(*GATEWAY, "demo-upstream", "--port", str(port), *options, env=env, cwd=folder, seconds=seconds) as program:
         program.wait_until(lambda: answers_200(port, "/health"), "ready")
         yield port
 

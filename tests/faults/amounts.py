@@ -1,0 +1,10 @@
+"""How much of something a test does: little in an ordinary run, as much as an environment variable says in a long one."""
+
+from __future__ import annotations
+
+import os
+
+
+def amount(name: str, ordinary: int) -> int:
+    """The number in the environment variable, which ``scripts/torture.sh`` sets, else the ordinary one."""
+    return int(os.environ.get(name, ordinary))
