@@ -69,6 +69,11 @@ class UpstreamSettings(Section):
     total_timeout: PositiveMs = Field(1_800_000, description="A whole exchange.")
     connect_retries: int = Field(1, ge=0, le=5, description="Further tries to connect where the rule does not say.")
     pool_size: int = Field(1_000, ge=1, le=100_000, description="Most connections a process opens to all targets.")
+    share_connections: bool = Field(
+        False,
+        description="Whether tenants with the same target share its connections. That saves handshakes where many tenants send"
+        " few requests each; but a target that can be made to mix up its replies may then answer one tenant with another's.",
+    )
     max_per_target: int | None = Field(
         None,
         ge=1,
