@@ -75,11 +75,16 @@ class UpstreamSettings(Section):
         description="Most connections a process opens to all targets. Requests beyond that wait, whosever they are: less than"
         " twice `limits.max_in_flight` lets tenants with slow targets hold up others.",
     )
+    share_connections: bool = Field(
+        False,
+        description="Whether tenants with the same target share its connections. That saves handshakes where many tenants send"
+        " few requests each; but a target that can be made to mix up its replies may then answer one tenant with another's.",
+    )
     max_per_target: int | None = Field(
         None,
         ge=1,
         description="Requests of one tenant that a process has under way to one target; more are answered 503 `overloaded`."
-        " Unset means a fifth of `pool_size`, but at least 200.",
+        " Unset means a tenth of `pool_size`, but at least 200.",
     )
     breaker_failures: int = Field(
         5,
@@ -98,7 +103,7 @@ class UpstreamSettings(Section):
     @property
     def most_per_target(self) -> int:
         """What `max_per_target` comes to."""
-        return self.max_per_target or max(200, self.pool_size // 5)
+        return self.max_per_target or max(200, self.pool_size // 10)
 
 
 class LimitsSettings(Section):

@@ -38,7 +38,8 @@ class ForbiddenAddress(OSError):
 class Destination:
     """A target as one owner sees it, and as aiohttp's connector wants to be asked for it, prepared once.
 
-    Connections are shared by all who use an origin. What is known of its failures is not: other owners may well reach it.
+    Owners share nothing: not what is known of its failures, since others may well reach it, and no connections unless the
+    configuration says so, since a target that mixes up its replies must not answer one with what another has asked.
     """
 
     __slots__ = (
@@ -66,7 +67,9 @@ class Destination:
         self.host = self.url.raw_host or ""
         self.port = target.port
         self.is_name = not _is_address(target.host)
-        self.connection_key = ConnectionKey(self.host, self.port, self.is_ssl(), True, None, None, None)
+        # the last field is of a proxy, of which there is none: it keeps apart what belongs to different owners
+        kept_apart = None if settings.share_connections else cast("int", owner)
+        self.connection_key = ConnectionKey(self.host, self.port, self.is_ssl(), True, None, None, kept_apart)
         self.host_line = b"host: " + target.origin.partition("://")[2].encode()
         self.breaker = Breaker(settings.breaker_failures, settings.breaker_pause / 1_000)
         self.budget = RetryBudget()

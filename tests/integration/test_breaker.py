@@ -1,4 +1,4 @@
-"""A server that is away or silent is left alone after a few calls, found again by one probe at a time, and nobody else suffers."""
+"""A server that is away or silent is left alone after a few calls and found again by one probe at a time."""
 
 from __future__ import annotations
 
