@@ -21,7 +21,7 @@ from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.proxy import webhook_target
 from gateway.registry import Registry
-from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, load_engine, run_event_loop
+from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, check_server, run_event_loop
 from gateway.store import Stores
 from gateway.telemetry import SHARED_METRICS, Metrics, forget_process, metrics_folder, start_logging
 
@@ -60,7 +60,7 @@ async def run_workers(
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
     # what would stop every worker is said once, here
-    load_engine(config.server.engine)
+    check_server(config.server)
     Registry.load([Path(path) for path in config.plugins.paths])
     master_key(config, own=embedded or local)
     webhook_target(config)

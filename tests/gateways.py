@@ -209,7 +209,15 @@ async def running_proxy(
     """Serve a proxy on a free port. ``plugins`` are installed besides the built-in ones."""
     config = Config.model_validate(
         {
-            "server": {"base_domain": BASE_DOMAIN, "drain_delay": 0, "drain_timeout": "2s", "engine": ENGINE, **(server or {})},
+            # every client of a test has the same address
+            "server": {
+                "base_domain": BASE_DOMAIN,
+                "drain_delay": 0,
+                "drain_timeout": "2s",
+                "engine": ENGINE,
+                "max_connections_per_ip": 0,
+                **(server or {}),
+            },
             "upstream": {"allowed_networks": "127.0.0.0/8", **(upstream or {})},
             "limits": dict(limits or {}),
             "prices": dict(prices or {}),

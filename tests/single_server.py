@@ -238,6 +238,7 @@ def make_certificates(directory: Path) -> Certificates:
     files = Certificates(directory / "authority.pem", directory / "certificate.pem", directory / "key.pem")
     files.authority.write_bytes(authority.public_bytes(Encoding.PEM))
     files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    files.key.touch(0o600)
     files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from gateway.config.fields import Names, Networks, Port, PositiveBytes, PositiveMs, Section
 from gateway.units import DurationMs
@@ -27,6 +28,11 @@ def _domain(value: str) -> str:
     if not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
         raise ValueError("a base domain consists of letters, digits, hyphens and dots")
     return domain
+
+
+def _version(value: Any) -> Any:
+    # what YAML reads where 1.2 is written without quotes
+    return str(value) if isinstance(value, float) else value
 
 
 class ServerSettings(Section):
@@ -54,6 +60,30 @@ class ServerSettings(Section):
         "hypercorn",
         description="The HTTP server. `uvicorn` and `granian` cost less CPU; they need `pip install ai-gateway[uvicorn]`"
         " or `ai-gateway[granian]`.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the certificate and those between it and its authority. With `tls_key`, clients of the proxy"
+        " speak HTTPS; both files are read again when they change.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key, not encrypted.")
+    tls_min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = Field(
+        "1.2", description="Oldest version of TLS that is spoken."
+    )
+    admin_tls: bool | None = Field(
+        None, description="Whether the admin API speaks HTTPS too; unset means unless `admin_host` is loopback."
+    )
+    max_connections_per_ip: int = Field(
+        128,
+        ge=0,
+        description="Most connections from one address (IPv6: one /64) to a port of a process; 0 for no bound. Addresses in"
+        " `trusted_proxies` have none.",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Most connections of clients to the proxy of a process; unset means what the limit of open files leaves"
+        " (docs/servers.md).",
     )
     keep_alive: PositiveMs = Field(
         65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."
@@ -93,6 +123,23 @@ class ServerSettings(Section):
         if self.admin_port == self.proxy_port:
             raise ValueError("admin_port and proxy_port must differ")
         return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServerSettings:
+        for given, missing in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+            if getattr(self, given) is not None and getattr(self, missing) is None:
+                raise ValueError(f"{given} needs {missing}")
+        if self.admin_tls and self.tls_certificate is None:
+            raise ValueError("admin_tls needs tls_certificate and tls_key")
+        return self
+
+    def has_tls(self, listener: str) -> bool:
+        """Whether ``admin`` or ``proxy`` speak TLS; no other listener does."""
+        if self.tls_certificate is None:
+            return False
+        if listener == "admin":
+            return not is_loopback(self.admin_host) if self.admin_tls is None else self.admin_tls
+        return listener == "proxy"
 
     @property
     def tenant_domains(self) -> tuple[str, ...]:

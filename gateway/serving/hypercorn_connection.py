@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -158,8 +159,9 @@ class Connection(TCPServer):
             async with TaskGroup(self.loop) as task_group:
                 self._task_group = task_group
                 state = ConnectionState(self.state)
+                is_tls = self.writer.get_extra_info("ssl_object") is not None
                 protocol = Http1(
-                    self.app, self.config, self.context, task_group, state, False, client, server, self.protocol_send
+                    self.app, self.config, self.context, task_group, state, is_tls, client, server, self.protocol_send
                 )
                 protocol.hold = self._hold
                 protocol.write = self._write
@@ -233,7 +235,8 @@ class Connection(TCPServer):
 
     async def _close(self) -> None:
         self._write_held()
-        await super()._close()
+        with contextlib.suppress(OSError):  # a TLS connection that its client does not end in order
+            await super()._close()
 
     def _end_idle(self) -> None:
         self.writer.close()  # which also ends the reading

@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         if self.scope["method"] == "CONNECT":
             return False
         if self.scope["method"] == "GET" and self._get_upgrade() == b"websocket":
-            self.scope.update(type="websocket", scheme="ws", subprotocols=[])
+            self.scope.update(type="websocket", scheme="wss" if self.scheme == "https" else "ws", subprotocols=[])
             return False
         framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in _FRAMING]
         if framing:
@@ -240,7 +240,8 @@ class Connection(HttpToolsProtocol):
         if is_heard or self._is_stopping:
             self.transport.close()
         else:
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS has no such half
+                self.transport.write_eof()
             self._linger = self.loop.call_later(LINGER_S, self._end)
 
     def _end(self) -> None:

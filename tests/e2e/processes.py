@@ -190,6 +190,7 @@ def settings_of(admin_port: int, proxy_port: int, data_dir: Path, **more: str) -
         "SERVER__PROXY_PORT": str(proxy_port),
         "SERVER__PROXY_HOST": HOST,
         "SERVER__DRAIN_DELAY": "0",
+        "SERVER__MAX_CONNECTIONS_PER_IP": "0",  # every client of a test has the same address
         "REDIS__DATA_DIR": str(data_dir),
         "REDIS__PORT": str(free_ports(1)[0]),
     } | more
