@@ -177,7 +177,7 @@ def _load(path: Path | None) -> Config:
         config = load_config(path)
     except ConfigurationError as error:
         raise Refusal(str(error)) from None
-    start_logging(config.log.level)
+    start_logging(config.log.level, exception_messages=config.log.exception_messages)
     return config
 
 

@@ -191,7 +191,8 @@ def install_error_handlers(app: Quart) -> None:
 
 
 def _log(error: Exception) -> None:
-    logger.error("request %s failed: %r", current_request_id(), error, exc_info=error)
+    # not what it says: that may be what the client has sent
+    logger.error("request %s failed: %s", current_request_id(), type(error).__qualname__, exc_info=error)
 
 
 def _response(error: GatewayError) -> Response:

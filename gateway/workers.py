@@ -105,7 +105,8 @@ def work(ready_fd: int) -> None:
     """What a worker process does, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor says what follows
     link = WorkerLink(ready_fd)
-    start_logging(link.job.config.log.level)
+    log = link.job.config.log
+    start_logging(log.level, exception_messages=log.exception_messages)
     try:
         run_event_loop(_work(link, link.job))
     except (ConfigurationError, StoreUnavailable) as error:

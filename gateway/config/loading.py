@@ -98,7 +98,10 @@ def _read(source: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{source}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{source}: not valid YAML: {error}") from None
+        # its own text shows the lines around the fault, and one of them may be a password
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigurationError(f"{source}: not valid YAML{where}") from None
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):

@@ -29,6 +29,7 @@ class RedisSettings(Section):
     db: int = Field(0, ge=0, le=65535, description="Database number of a single server.")
     url: str | None = Field(
         None,
+        repr=False,  # may hold the password
         description="Instead of host, port, password and db: `redis://`, `rediss://`, `unix://`,"
         " `redis+sentinel://h1,h2/name`, `redis+cluster://h1,h2` (`rediss+…` with TLS), or `embedded`.",
     )
@@ -187,3 +188,8 @@ class LogSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
     access: bool = Field(True, description="One JSON line for each proxied request, on standard output.")
+    exception_messages: bool = Field(
+        False,
+        description="Whether tracebacks also have the messages of exceptions. They help to find a bug of a plugin, and may"
+        " hold what clients have sent.",
+    )

@@ -220,6 +220,11 @@ _AUTH = (
     redis_errors.AuthenticationWrongNumberOfArgsError,
     redis_errors.NoPermissionError,
 )
+# What Redis and Valkey say; another server could repeat the password.
+_SAID_OF_LOGIN = re.compile(
+    r"Authentication required\.|invalid username-password pair or user is disabled\."
+    r"|this user has no permissions to (?:run the '[\w|]+' command|access one of the (?:keys|channels))"
+)
 _UNAVAILABLE = (
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -253,7 +258,8 @@ def store_error(error: Exception) -> Exception:
         return Overloaded()
     refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
     if isinstance(refusal, _AUTH):
-        _log.error("Redis refuses the gateway's user or password: %s", refusal)
+        said = _SAID_OF_LOGIN.match(str(refusal))
+        _log.error("Redis refuses the gateway's user or password: %s", said[0] if said else type(refusal).__name__)
         return StoreUnavailable()
     unavailable = isinstance(error, _UNAVAILABLE) or (
         _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE

@@ -40,7 +40,7 @@ _PORTS = range(20_000, 32_000)
 # The shell becomes the program; what it leaves behind waits for the end of the pipe and then kills the group.
 _LAUNCH = 'exec 3<&0 </dev/null; (read _ <&3; kill -KILL -$$) >/dev/null 2>&1 & exec "$@" 3<&-'
 # What installing a package may need on a machine with its own index or certificates.
-_KEPT = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_KEPT = ("PATH", "PYTHONFAULTHANDLER", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @dataclass
