@@ -114,7 +114,7 @@ async def contained(gateway, row, tries, way: Hostile, number):
     liar = Liar(way.script)
     async with an_upstream(liar) as upstream:
         one, other = await two_tenants(gateway, upstream.url, number)
-        for _ in range(tries):
+        for _ in range(max(1, tries // 3)):  # of each way, of which there are many
             with row.one_try():
                 with row.answer():
                     reply, was_cut = await ask(gateway, one, method=way.method, body=bytes(way.sent_bytes))
@@ -253,7 +253,7 @@ async def test_a_target_that_cannot_be_connected_to_is_answered_in_time_and_leav
                 assert (reply.status, was_cut) == (status, False)
                 assert reply.code == ("upstream_timeout" if status == 504 else "upstream_unreachable")
         await nothing_is_held(gateway)
-        await eventually(lambda: open_sockets() <= before + 1)
+        await eventually(lambda: open_sockets() <= before + 1, 20)
 
 
 def open_sockets():
@@ -305,7 +305,13 @@ async def test_a_target_that_is_down_is_left_alone_and_used_again_when_it_is_bac
 async def test_a_target_that_hangs_takes_no_more_than_its_tenant_s_share_and_leaves_others_unharmed(valkey_store_server, row):
     row.kind = "target: hangs under load"
     valkey_store_server.command("FLUSHALL")
-    slow = UPSTREAM | {"first_byte_timeout": "30s", "total_timeout": "60s", "max_per_target": 20, "pool_size": 40}
+    slow = UPSTREAM | {
+        "first_byte_timeout": "100s",
+        "total_timeout": "100s",
+        "connect_timeout": "30s",
+        "max_per_target": 20,
+        "pool_size": 40,
+    }
     bounds = {"max_in_flight_per_tenant": 60}
 
     async def silent(call):
@@ -320,7 +326,7 @@ async def test_a_target_that_hangs_takes_no_more_than_its_tenant_s_share_and_lea
         await gateway.new_rule(one, fine.url, path="/fine")
         await gateway.new_rule(other, fine.url, path="/fine")
         tasks = [asyncio.create_task(ask(gateway, one)) for _ in range(50)]
-        await eventually(lambda: len(hung.requests) == 20 and sum(task.done() for task in tasks) == 30)
+        await eventually(lambda: len(hung.requests) == 20 and sum(task.done() for task in tasks) == 30, 60)
         assert {task.result()[0].code for task in tasks if task.done()} == {"overloaded"}
         for tenant in (other, one) * 10:
             with row.one_try(), row.answer():
