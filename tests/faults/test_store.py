@@ -51,7 +51,7 @@ async def test_killed(row: FaultRow, tries: int, scene: Scene, server: Server):
 async def test_stopped(row: FaultRow, tries: int, scene: Scene, server: Server):
     row.kind = "redis stopped (SIGSTOP)"
     for _ in range(tries):
-        await scene.a_try(row, lambda: server.signal(signal.SIGSTOP), lambda: server.signal(signal.SIGCONT), lasting_s=1.6)
+        await scene.a_try(row, lambda: server.signal(signal.SIGSTOP), lambda: server.signal(signal.SIGCONT), lasting_s=1.2)
 
 
 async def test_loading(row: FaultRow, tries: int, scene: Scene, server: Server):
@@ -80,7 +80,7 @@ async def test_busy(row: FaultRow, tries: int, scene: Scene, server: Server):
 
     for _ in range(tries):
         running = threading.Thread(target=run_long)
-        await scene.a_try(row, running.start, lambda: server.command("SCRIPT", "KILL"), lasting_s=1.2)
+        await scene.a_try(row, running.start, lambda: server.command("SCRIPT", "KILL"), lasting_s=0.8)
         await asyncio.to_thread(running.join)
 
 
@@ -135,7 +135,7 @@ async def test_the_password_is_changed(row: FaultRow, tries: int, scene: Scene, 
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
         for _ in range(tries):
-            await scene.a_try(row, change, lambda: client.config_set("requirepass", ""), lasting_s=0.8)
+            await scene.a_try(row, change, lambda: client.config_set("requirepass", ""), lasting_s=0.4)
     assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
@@ -148,7 +148,7 @@ async def test_no_more_clients_are_taken(row: FaultRow, tries: int, scene: Scene
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
         for _ in range(tries):
-            await scene.a_try(row, fill, lambda: client.config_set("maxclients", "1000"), lasting_s=0.8)
+            await scene.a_try(row, fill, lambda: client.config_set("maxclients", "1000"), lasting_s=0.4)
     assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
@@ -171,7 +171,7 @@ async def distant(server: Server, way: FaultProxy, caplog: pytest.LogCaptureFixt
 async def test_network(row: FaultRow, tries: int, distant: Scene, way: FaultProxy, fault: Fault):
     row.kind = f"redis's network: {fault.replace('_', ' ')}"
     for _ in range(tries):
-        await distant.a_try(row, lambda: way.at_random({fault: 0.5}), lambda: way.at_random({}), lasting_s=0.4)
+        await distant.a_try(row, lambda: way.at_random({fault: 0.5}), lambda: way.at_random({}), lasting_s=0.25)
     assert way.seen[fault] >= tries
 
 
