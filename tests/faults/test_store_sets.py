@@ -1,4 +1,4 @@
-"""Faults of sets of servers, under load through a whole proxy: failovers, moving slots, primaries of a cluster that are away."""
+"""Faults of sets of servers, under load through a whole proxy: failovers, moving slots, primaries that are away."""
 
 from __future__ import annotations
 
