@@ -147,6 +147,21 @@ class LimitsSettings(Section):
         " third of `lease`.",
     )
 
+    store_failure: Literal["deny", "cached"] = Field(
+        "deny",
+        description="While the store is away: `deny` answers 503; `cached` admits what this process has admitted within"
+        " `cached_for`, from its share of each limit (docs/limits.md).",
+    )
+    cached_for: Annotated[PositiveMs, Field(le=600_000)] = Field(
+        60_000, description="With `cached`: how long the store's last word on a key and a rule is taken for true."
+    )
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="With `cached`, required: how many replicas share the limits; each of their `server.workers` has a share.",
+    )
+
     ratelimit_headers: Annotated[RateLimitDialect, BeforeValidator(_off_if_false)] = Field(
         "draft-10",
         description="How the IETF draft's `RateLimit` headers are written: `draft-10`, `draft-7`, `draft-6`, or `off` for none."
@@ -162,6 +177,12 @@ class LimitsSettings(Section):
     def _renewal_fits(self) -> LimitsSettings:
         if self.renew_every is not None and self.renew_every * 2 > self.lease:
             raise ValueError("renew_every must be at most half of lease")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_known(self) -> LimitsSettings:
+        if self.store_failure == "cached" and self.replicas is None:
+            raise ValueError("store_failure cached needs replicas, by which limits are divided")
         return self
 
 

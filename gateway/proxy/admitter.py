@@ -12,11 +12,13 @@ from gateway.errors import (
     InternalError,
     InvalidApiKey,
     Overloaded,
+    StoreAway,
     StoreUnavailable,
     TenantSuspended,
     UnknownTenant,
 )
 from gateway.formats import Endpoint
+from gateway.models import LimitKind
 from gateway.policy import (
     Accounting,
     CompiledKey,
@@ -30,8 +32,10 @@ from gateway.policy import (
     terms_of,
     tighter_terms,
 )
+from gateway.proxy.caller import Caller
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.last_known import LastKnown
 from gateway.proxy.outcome import Outcome
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.request_body import RequestBody
@@ -44,20 +48,8 @@ MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
 
 
-class Caller(NamedTuple):
-    """Which tenant a request is for, and the digest of its key; empty if the host names none, or for no usable key.
-
-    ``is_known`` says that this replica has seen both in the store; whether they still hold, the admission decides.
-    """
-
-    subdomain: str
-    digest: str
-    by_host: bool
-    is_known: bool
-
-
 class Ticket(NamedTuple):
-    """A decided request, and the terms on which it was."""
+    """A decided request, and the terms on which it was; ``by_store`` is False where the store was away and knows of nothing."""
 
     id: str
     tenant: CompiledTenant
@@ -65,6 +57,7 @@ class Ticket(NamedTuple):
     rule: CompiledRule
     terms: Terms
     admission: Admission
+    by_store: bool = True
 
 
 class Admitter:
@@ -80,6 +73,7 @@ class Admitter:
         renewer: Renewer,
         accounting: Accounting,
         max_inspected_bytes: int,
+        last_known: LastKnown | None = None,
     ) -> None:
         self._admissions = admissions
         self._configurations = configurations
@@ -89,6 +83,7 @@ class Admitter:
         self._renewer = renewer
         self._accounting = accounting
         self._max_inspected_bytes = max_inspected_bytes
+        self._last_known = last_known
 
     def presume(self, head: RequestHead) -> Caller:
         """Who calls, as far as is known without asking anybody: the tenant by host, else by key. Raises MissingHost."""
@@ -154,33 +149,64 @@ class Admitter:
                     terms = terms_of(self._accounting, head, key, rule, endpoint, read)
                 except GatewayError as error:
                     refusal = error
-            outcome = await self._ask(keyspace, caller, ticket_id, terms.limits, known)
+            try:
+                outcome = await self._ask(keyspace, caller, ticket_id, terms.limits, known)
+            except StoreAway:
+                if refusal is None and (ticket := self._without_store(caller, ticket_id, tenant, key, rule, terms)):
+                    return ticket
+                raise
             if isinstance(outcome, Stale):
                 configurations.update(caller.subdomain, caller.digest, outcome)
                 continue
-            if refusal is not None:
-                raise refusal
-            if tenant is None or key is None or rule is None:
-                raise InternalError from AssertionError("admitted without a configuration")
+            compiled = _compiled(refusal, tenant, key, rule)
             if isinstance(outcome, Unseeded):
-                await self._seeding.seed(tenant.info.id, outcome)
+                await self._seeding.seed(compiled[0].info.id, outcome)
                 continue
-            tighter = None if outcome.admitted else tighter_terms(self._accounting, head, key, rule, terms, outcome.states)
-            if tighter is not None:
-                second = await self._ask(keyspace, caller, ticket_id, tighter.limits, known)
-                if not isinstance(second, Admission):
-                    continue
-                terms, outcome = (tighter, second) if second.admitted else (terms, outcome)
-            if outcome.admitted:
-                self._renewer.keep(keyspace, ticket_id, terms.limits, outcome)
-            return Ticket(ticket_id, tenant, key, rule, terms, outcome)
+            ticket = Ticket(ticket_id, *compiled, terms, outcome)
+            if self._last_known is not None:
+                self._last_known.confirm(caller, *compiled, terms.limits, outcome)
+            if outcome.admitted or (ticket := await self._on_tighter_terms(keyspace, caller, head, ticket, known)):
+                if ticket.admission.admitted:
+                    self._renewer.keep(keyspace, ticket_id, ticket.terms.limits, ticket.admission)
+                return ticket
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
+
+    async def _on_tighter_terms(
+        self, keyspace: Keyspace, caller: Caller, head: RequestHead, ticket: Ticket, known: Known
+    ) -> Ticket | None:
+        """A refused ticket again where less may do, None if that has to be decided anew."""
+        tighter = tighter_terms(self._accounting, head, ticket.key, ticket.rule, ticket.terms, ticket.admission.states)
+        if tighter is None:
+            return ticket
+        second = await self._ask(keyspace, caller, ticket.id, tighter.limits, known)
+        if not isinstance(second, Admission):
+            return None
+        return ticket._replace(terms=tighter, admission=second) if second.admitted else ticket
+
+    def _without_store(
+        self,
+        caller: Caller,
+        ticket_id: str,
+        tenant: CompiledTenant | None,
+        key: CompiledKey | None,
+        rule: CompiledRule | None,
+        terms: Terms,
+    ) -> Ticket | None:
+        if self._last_known is None or tenant is None or key is None or rule is None or self._settler.is_full:
+            return None
+        admission = self._last_known.admit(caller, tenant, key, rule, terms.limits)
+        return None if admission is None else Ticket(ticket_id, tenant, key, rule, terms, admission, by_store=False)
 
     async def _may_read(self, keyspace: Keyspace, caller: Caller, body: RequestBody, known: Known) -> bool:
         """Authentication before cost: only a good key makes us read a large body. False if what we knew was not current."""
         if body.length is not None and body.length <= EARLY_BODY_BYTES:
             return True
-        stale = await self._admissions.validate(keyspace, caller.digest, known)
+        try:
+            stale = await self._admissions.validate(keyspace, caller.digest, known)
+        except StoreAway:
+            if self._last_known is not None and self._last_known.knows(caller):
+                return True
+            raise
         if stale is not None:
             self._configurations.update(caller.subdomain, caller.digest, stale)
         return stale is None
@@ -207,14 +233,21 @@ class Admitter:
         """
         if not ticket.admission.admitted:
             return
-        self._renewer.let_go(ticket.id)
+        if ticket.by_store:
+            self._renewer.let_go(ticket.id)
+        elif self._last_known is not None:
+            self._last_known.ended(ticket.terms.limits)
         dues: list[Due] = []
         terms = ticket.terms
         for limit, state in zip(terms.limits, ticket.admission.states, strict=True):
             if state.refuses:
                 continue  # a shadow limit that counted nothing
             actual = outcome.cost_of(limit)
-            if limit.placed.entry > outcome.reached:
+            if not ticket.by_store:
+                if limit.placed.entry <= outcome.reached and limit.placed.spec.kind is not LimitKind.CONCURRENCY:
+                    # the store has charged nothing, so all of it is on top
+                    dues.append((limit._replace(cost=0), limit.cost if actual is None else actual))
+            elif limit.placed.entry > outcome.reached:
                 dues.append((limit, 0))
             elif limit.placed.spec.holds or actual is not None:
                 dues.append((limit, actual))
@@ -241,8 +274,12 @@ class Admitter:
     ) -> Admission | Stale | Unseeded:
         try:
             outcome = await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
-        except (UnknownTenant, InvalidApiKey, TenantSuspended, Overloaded):
-            raise  # nothing was charged, or not even sent
+        except (UnknownTenant, InvalidApiKey, TenantSuspended) as refusal:
+            if self._last_known is not None:
+                self._last_known.refused(caller, refusal)
+            raise  # nothing was charged
+        except (StoreAway, Overloaded):
+            raise  # it was not even sent
         except BaseException:
             # the reply is lost, the decision may not be: void it, whichever of the two arrives first
             if limits:
@@ -250,3 +287,14 @@ class Admitter:
             raise
         self._settler.store_answers()
         return outcome
+
+
+def _compiled(
+    refusal: GatewayError | None, tenant: CompiledTenant | None, key: CompiledKey | None, rule: CompiledRule | None
+) -> tuple[CompiledTenant, CompiledKey, CompiledRule]:
+    """What the store has confirmed. Raises what else refuses the request."""
+    if refusal is not None:
+        raise refusal
+    if tenant is None or key is None or rule is None:
+        raise InternalError from AssertionError("admitted without a configuration")
+    return tenant, key, rule

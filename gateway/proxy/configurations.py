@@ -63,7 +63,7 @@ class Configurations:
         last_key = self._keys.get((subdomain, digest))
         if stale.key_document is not None and tenant is not None and (last_key is None or last_key.revision != stale.revision):
             try:
-                key = self._compiler.key(tenant.info, stale.key_document, stale.revision)
+                key = self._compiler.key(tenant.info, stale.key_document, stale.revision, stale.grace_ends_ms)
             except ValidationError as error:
                 key = replace(_kept(last_key, subdomain, error), revision=stale.revision)
             self._keys.put((subdomain, digest), key)

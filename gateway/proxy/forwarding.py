@@ -75,7 +75,7 @@ class Forwarding:
             if ticket.terms.limits:
                 told = states if stopped is None else [state for state in states if state.entry <= outcome.reached]
                 reply.extra = self._limit_headers(told)
-                if ticket.rule.alerts or ticket.key.alerts:
+                if (ticket.rule.alerts or ticket.key.alerts) and ticket.by_store:
                     reached = reached_thresholds(ticket.terms.limits, states, outcome.reached)
                     reply.extra += self._alerts.note(ticket.tenant.info, reached, ticket.admission.now_ms)
             if stopped is not None and stopped.error is not None:

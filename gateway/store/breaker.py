@@ -19,6 +19,7 @@ PAUSE_S = (0.25, 0.5)
 """Between two probes, at least and at most: replicas that lost a server together do not come back together."""
 
 BreakerState = Literal["closed", "open", "half_open"]
+STATES: tuple[BreakerState, ...] = ("closed", "open", "half_open")
 
 
 class NotSent(RedisConnectionError):

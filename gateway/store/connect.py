@@ -28,7 +28,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gateway.config.sections import RedisSettings
 from gateway.errors import InternalError, Overloaded, StoreAway, StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url, refusal
-from gateway.store.breaker import Breaker, NotSent
+from gateway.store.breaker import STATES, Breaker, NotSent
 from gateway.store.cluster import ClusterClient
 from gateway.store.multiplexed import Commands, MultiplexedConnection
 from gateway.store.multiplexed_cluster import MultiplexedCluster
@@ -39,6 +39,10 @@ _log = logging.getLogger("gateway.store")
 
 class Node(Protocol):
     """One server, of a cluster or the only one."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
 
     async def execute_command(self, *args: Any) -> Any:
         """Send one command to this server and return its reply."""
@@ -81,18 +85,24 @@ class Connection:
         """One for each server that runs scripts and is known by now."""
         return self.scripts.breakers()
 
+    def breaker_states(self) -> dict[str, int]:
+        """How many of them are in each state."""
+        found = [breaker.state for breaker in self.breakers()]
+        return {state: found.count(state) for state in STATES}
+
     async def close(self) -> None:
         """Close every connection, also those in use."""
         await asyncio.gather(*(part.aclose() for part in (self.scripts, self.client, *self.sentinels)))
 
     async def primaries(self) -> list[Node]:
-        """Every server that runs scripts: all primaries of a cluster, otherwise the client itself."""
+        """Every server that runs scripts: all primaries of a cluster, otherwise the only one."""
         if not self.is_cluster:
-            return [self.client]
+            names = [breaker.server for breaker in self.breakers()]
+            return [_Node(self.client, names[0] if names else "memory")]
         with store_errors():
             if self.client.is_stale:
                 await self.client.know_topology()
-        return [_ClusterNode(node) for node in self.client.get_primaries()]
+        return [_Node(node, f"{node.host}:{node.port}") for node in self.client.get_primaries()]
 
     async def server_version(self) -> tuple[int, ...]:
         """The Redis version the first primary is compatible with: (7, 2, 4) on every Valkey, whatever its own number."""
@@ -103,8 +113,9 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class _ClusterNode:
+class _Node:
     node: Any
+    name: str
 
     async def execute_command(self, *args: Any) -> Any:
         return await self.node.execute_command(*args)

@@ -6,7 +6,7 @@ Labels come from closed sets (tenants and rules that exist, statuses, codes), so
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import (
@@ -49,6 +49,7 @@ class Metrics:
         self._called: dict[tuple[str, str], list[int]] = {}
         self._is_shared = SHARED_METRICS in os.environ
         self._shown: list[tuple[Gauge, Callable[[], float]]] = []
+        self._read_breakers: Callable[[], Mapping[str, int]] = dict
         self.requests = Counter("gateway_requests", "Requests answered.", ["tenant", "rule", "status"], registry=registry)
         self.refusals = Counter(
             "gateway_refusals", "Requests answered by the gateway itself.", ["tenant", "code"], registry=registry
@@ -107,6 +108,18 @@ class Metrics:
         self.unsettled = Counter(
             "gateway_unsettled_admissions", "Admissions that the store could not be told the end of.", registry=registry
         )
+        self.breakers = Gauge(
+            "gateway_store_breakers",
+            "Servers of the store by the state of their circuit breaker; one that is not closed is not asked.",
+            ["state"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.cached = Counter(
+            "gateway_cached_admissions",
+            "Requests admitted without the store, from this replica's share of their limits.",
+            registry=registry,
+        )
         self.alerts = Counter(
             "gateway_limit_alerts",
             "Crossings of thresholds of limits, each counted by one replica.",
@@ -138,11 +151,17 @@ class Metrics:
         else:
             gauge.set_function(read)
 
+    def show_breakers(self, read: Callable[[], Mapping[str, int]]) -> None:
+        """Take the number of breakers by their state from here, whenever `refresh` is called."""
+        self._read_breakers = read
+
     def refresh(self) -> None:
         """Show everything as it is now, to the other processes as well."""
         self._show_calls()
         for gauge, read in self._shown:
             gauge.set(read())
+        for state, count in self._read_breakers().items():
+            self.breakers.labels(state).set(count)
 
     def plugin_failed(self, plugin: str, stage: str) -> None:
         """Count a failure."""

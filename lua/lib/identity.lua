@@ -29,15 +29,16 @@ local function identify(tenant_key, rules_key, record_key, known_version, known_
   if version == known_version and revision == known_revision then
     return nil, tonumber(record[5] or '0')
   end
-  local reply = { 'stale', version, '', revision, '' }
+  local reply = { 'stale', version, '', revision, '', '' }
   if revision ~= known_revision then
     reply[5] = redis.call('HGET', record_key, 'document') or ''
+    reply[6] = record[3] or ''
   end
   if version ~= known_version then
     reply[3] = redis.call('HGET', tenant_key, 'document') or ''
     local rules = redis.call('HVALS', rules_key)
     for index = 1, #rules do
-      reply[5 + index] = rules[index]
+      reply[6 + index] = rules[index]
     end
   end
   return reply

@@ -43,6 +43,8 @@ SHARES = {
     Fault.DROP_REPLY_AND_CUT: 0.01,
     Fault.CUT_BEFORE_REQUEST: 0.004,
     Fault.CUT_AFTER_REQUEST: 0.01,
+    Fault.GARBAGE: 0.004,
+    Fault.HALF_CLOSE: 0.004,
 }
 QUOTA = 200
 # By tenant, and with how many keys it is called. Each admission holds a place, so each one is settled.

@@ -35,7 +35,7 @@ def test_an_address_stands_for_a_subscriber(address, subscriber):
 
 
 def a_key() -> CompiledKey:
-    return CompiledKey("r", ApiKeyInfo("key_1", "default"), True, None, None, None, (), False, False, False)
+    return CompiledKey("r", ApiKeyInfo("key_1", "default"), True, None, None, None, (), False, False, False, None)
 
 
 def asked(key: CompiledKey, rule: Any) -> Sequence[BoundLimit]:
