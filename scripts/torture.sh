@@ -43,7 +43,7 @@ figure() {
         got="FAILED: there is no such test"
     elif env "${settings[@]}" GATEWAY_FIGURES="$log.figures" GATEWAY_FAULT_TABLE="$log.table" \
         .venv/bin/python -m pytest --quiet --timeout 36000 "${tests[@]}" >"$log" 2>&1; then
-        got=$(paste -sd ';' "$log.figures" | sed 's/;/; /g')
+        got=$(paste -sd '/' "$log.figures")
         [ -n "$got" ] || got=$(tail -n 1 "$log")
     else
         got="FAILED: $(tail -n 1 "$log")"
@@ -96,19 +96,32 @@ figure "canaries" "no secret in answers, logs, metrics or traces" $(files tests/
 
 python3 - "$form" "$logs" <<'PYTHON'
 import pathlib, subprocess, sys, time
+
 form, logs = sys.argv[1], pathlib.Path(sys.argv[2])
-commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-rows = (logs / "rows").read_text()
-text = f"\n{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}, {form} form.\n\n"
-text += f"| figure | wanted | got | took |\n|---|---|---|--:|\n{rows}\n"
-for table in sorted(logs.glob("*.table")):
-    text += f"Faults, from *{table.stem.replace('-', ' ')}*:\n\n{table.read_text()}\n"
-print(text)
 page = pathlib.Path("docs/reliability.md")
-begin, end = "<!-- torture: results -->\n", "<!-- torture: end -->"
-before, _, rest = page.read_text().partition(begin)
-_, _, after = rest.partition(end)
-page.write_text(before + begin + text + end + after)
+BEGIN, END = "<!-- torture: results -->\n", "<!-- torture: end -->"
+FIGURES = "| figure | wanted | got | took | when |\n|---|---|---|--:|---|\n"
+FAULTS = "| fault | tried | survived | worst answer ms | longest recovery ms |\n|---|--:|--:|--:|--:|\n"
+
+def rows_of(text):
+    """The rows of a table, by what stands in their first column."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {line.split("|")[1].strip(): line for line in lines if not line.startswith(("| figure |", "| fault |"))}
+
+before, _, rest = page.read_text().partition(BEGIN)
+block, _, after = rest.partition(END)
+old_figures, _, old_faults = block.partition(FAULTS)
+commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+when = f" {time.strftime('%Y-%m-%d', time.gmtime())}, {commit}, {form} |"
+# what was not run this time stays as it was
+figures = rows_of(old_figures) | {name: row + when for name, row in rows_of((logs / "rows").read_text()).items()}
+faults = rows_of(old_faults)
+for table in logs.glob("*.table"):
+    faults |= rows_of(table.read_text())
+text = "\n" + FIGURES + "".join(f"{row}\n" for row in figures.values())
+text += "\n" + FAULTS + "".join(f"{faults[name]}\n" for name in sorted(faults)) + "\n"
+print(text)
+page.write_text(before + BEGIN + text + END + after)
 PYTHON
 echo "logs: $logs"
 exit "$failed"
