@@ -23,7 +23,7 @@ from tests.traffic import recorded_in
 
 pytestmark = pytest.mark.real_store
 
-KILLS = amount("GATEWAY_KILLS", 4)
+KILLS = amount("GATEWAY_KILLS", 3)
 REQUESTS = amount("GATEWAY_CONSERVED_REQUESTS", 4_000)
 LEASE_MS = amount("GATEWAY_KILL_LEASE_MS", 3_000)
 SHORT, STREAMING, GREEDY = 16, 8, 2

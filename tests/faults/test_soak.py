@@ -29,7 +29,7 @@ from tests.wire import HOST, Call, an_upstream
 
 pytestmark = pytest.mark.real_store
 
-SECONDS = amount("GATEWAY_SOAK_S", 25)
+SECONDS = amount("GATEWAY_SOAK_S", 16)
 LONG_S = 600
 STORMY_S, CALM_S, SETTLE_S = 5.0, 3.0, 0.5
 LEASE_MS = 3_000
