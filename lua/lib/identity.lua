@@ -10,6 +10,14 @@ local function key_is_good(record, now)
     and (not grace_ends or grace_ends == '' or now < tonumber(grace_ends))
 end
 
+-- A document that is gone is sent as one that is damaged: empty would say that it has not changed.
+local function sent(document)
+  if not document or document == '' then
+    return 'null'
+  end
+  return document
+end
+
 -- Returns a reply when the request must not go on, else nil and when the key was last seen, in milliseconds.
 -- An unchanged document travels as an empty string.
 local function identify(tenant_key, rules_key, record_key, known_version, known_revision, now)
@@ -31,11 +39,11 @@ local function identify(tenant_key, rules_key, record_key, known_version, known_
   end
   local reply = { 'stale', version, '', revision, '', '' }
   if revision ~= known_revision then
-    reply[5] = redis.call('HGET', record_key, 'document') or ''
+    reply[5] = sent(redis.call('HGET', record_key, 'document'))
     reply[6] = record[3] or ''
   end
   if version ~= known_version then
-    reply[3] = redis.call('HGET', tenant_key, 'document') or ''
+    reply[3] = sent(redis.call('HGET', tenant_key, 'document'))
     local rules = redis.call('HVALS', rules_key)
     for index = 1, #rules do
       reply[6 + index] = rules[index]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.processes import Gateway, a_gateway
-from tests.faults.amounts import amount
+from tests.faults.amounts import amount, figure
 from tests.faults.ends import Clients, Target, a_target
 from tests.faults.table import FaultRow
 from tests.servers import Server, short_directory, valkey_server, wait_until
@@ -23,7 +23,7 @@ from tests.traffic import recorded_in
 
 pytestmark = pytest.mark.real_store
 
-KILLS = amount("GATEWAY_KILLS", 4)
+KILLS = amount("GATEWAY_KILLS", 3)
 REQUESTS = amount("GATEWAY_CONSERVED_REQUESTS", 4_000)
 LEASE_MS = amount("GATEWAY_KILL_LEASE_MS", 3_000)
 SHORT, STREAMING, GREEDY = 16, 8, 2
@@ -181,7 +181,7 @@ async def test_kills_under_load_lose_nothing_that_was_counted_and_leak_nothing_p
         with contextlib.suppress(TimeoutError):  # then the sums will say what is wrong
             await asyncio.to_thread(wait_until, lambda: scene.never_settled() <= len(clients.lost), "settled")
         await asyncio.sleep(LEASE_MS / 1_000)
-        print(await asyncio.to_thread(check_conservation, scene, clients, greedy))
+        figure(await asyncio.to_thread(check_conservation, scene, clients, greedy))
         assert set(clients.refused) == set()
         assert set(greedy.refused) == {429}
         assert clients.asked >= REQUESTS
