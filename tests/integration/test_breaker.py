@@ -197,6 +197,9 @@ async def test_a_dead_primary_of_a_cluster_does_not_stop_the_others_and_is_used_
                     if port != dead.port:
                         assert await echo(connection, "others", key) == "others"
             await connection.ping()  # it serves, though not everybody
+            await asyncio.sleep(1.1)  # for another look at the topology, which may ask the dead one first
+            connection.client.forget_topology()
+            await connection.client.ask_topology()
             dead.start()
             wait_until(lambda: b"cluster_state:ok" in dead.command("CLUSTER", "INFO"), "part of the cluster again")
             await closed(connection)

@@ -157,10 +157,11 @@ async def test_a_share_below_one_admits_nothing():
 
 async def test_whoever_the_store_has_not_confirmed_a_short_time_ago_is_refused():
     async with a_scene(cached(cached_for="1500ms"), {"limit": 1_000, "window": "1h"}) as (gateway, server, tenant):
-        soon = utc_in(3)
-        ending = await gateway.new_key(tenant, expires_at=soon)
+        await gateway.new_rule(tenant, "http://127.0.0.1:1", path="/old")
+        assert (await ask(gateway, tenant, "/old")).status == 502
+        await asyncio.sleep(1.6)
         unused, revoked = await gateway.new_key(tenant), await gateway.new_key(tenant)
-        for key in (tenant.secret, ending, revoked):
+        for key in (tenant.secret, revoked):
             assert await statuses(gateway, tenant, 1, key) == [200]
         await gateway.revoke(tenant, revoked)
         assert await statuses(gateway, tenant, 1, revoked) == [401]
@@ -172,6 +173,7 @@ async def test_whoever_the_store_has_not_confirmed_a_short_time_ago_is_refused()
         for key in (unused, revoked, virtual_key.new_secret()):
             assert await statuses(gateway, tenant, 1, key) == [503]
         assert (await ask(gateway, other)).status == 503
+        assert (await ask(gateway, tenant, "/old")).status == 503
         assert (await gateway.ask("GET", "/else", host=tenant.host, key=tenant.secret)).status == 503
         first = await ask(gateway, tenant)
         assert first.status == 200 or time.monotonic() - confirmed > 1.5
@@ -194,6 +196,17 @@ async def test_a_key_ends_at_its_time_also_while_the_store_is_away():
             while (await ask(gateway, tenant, key=ending)).status != 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (await ask(gateway, tenant, key=ending)).code == "store_unavailable"
+
+
+async def test_the_grace_of_a_replaced_secret_ends_also_while_the_store_is_away():
+    async with a_scene(cached(), {"limit": 1_000, "window": "1h"}) as (gateway, server, tenant):
+        replacing = virtual_key.digest(virtual_key.new_secret())
+        await gateway.stores.api_keys.rotate(tenant.id, tenant.key_id, lambda key: key, replacing, 3_000)
+        assert await statuses(gateway, tenant, 1) == [200]
+        await lose(gateway, server, tenant)
+        async with asyncio.timeout(20):
+            while (await ask(gateway, tenant)).status != 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
 
 async def test_a_suspended_tenant_is_refused_with_all_its_keys():
