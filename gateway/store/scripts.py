@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import ConfigurationError, InternalError
-from gateway.store.connect import Connection, Node, store_error, store_errors
+from gateway.store.connect import Connection, Node, is_denied, store_error, store_errors
 from gateway.store.script_source import Script
 
 _LOG = logging.getLogger("gateway.store")
@@ -100,5 +100,9 @@ class ScriptRunner:
         return InternalError()
 
     def _explain(self, name: str, error: ResponseError) -> None:
-        if "user_script" in str(error):
-            _LOG.error("lua/%s.lua failed: %s", name, self._scripts[name].locate(str(error)))
+        message = str(error)
+        script = self._scripts[name]
+        if is_denied(message):
+            _LOG.error("Redis does not let the gateway's user run %s: %s", script.command_at(message), script.locate(message))
+        elif "user_script" in message:
+            _LOG.error("lua/%s.lua failed: %s", name, script.locate(message))
