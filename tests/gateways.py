@@ -30,7 +30,7 @@ from gateway.store import Stores, connect, new_id, new_tenant_id, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from tests.builders import an_accounting, built_in_plugins
 from tests.engines import ENGINE
-from tests.stores import patient
+from tests.stores import for_tests, patient
 from tests.wire import Fields, Message, Wire, connected_to, eventually
 
 MASTER_KEY = bytes(range(32))
@@ -246,7 +246,8 @@ async def running_proxy(
         if task.done():
             await task
         try:
-            yield Gateway(bound.result()["proxy"][1], config, stores, vault, metrics, log, leaving)
+            async with for_tests(stores, store_url) as stores_for_tests:
+                yield Gateway(bound.result()["proxy"][1], config, stores_for_tests, vault, metrics, log, leaving)
         finally:
             shutdown.set()
             await task

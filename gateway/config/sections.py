@@ -25,12 +25,15 @@ class RedisSettings(Section):
 
     host: str = Field("localhost", description="Host of a single server.")
     port: Port = Field(6379, description="Port of a single server.")
+    username: str = Field(
+        "", description="User of a single server; empty for `default`. See `docs/redis.acl` for one that may do little."
+    )
     password: SecretStr = Field(SecretStr(""), description="Password; empty for none.")
     db: int = Field(0, ge=0, le=65535, description="Database number of a single server.")
     url: str | None = Field(
         None,
         repr=False,  # may hold the password
-        description="Instead of host, port, password and db: `redis://`, `rediss://`, `unix://`,"
+        description="Instead of host, port, username, password and db: `redis://`, `rediss://`, `unix://`,"
         " `redis+sentinel://h1,h2/name`, `redis+cluster://h1,h2` (`rediss+…` with TLS), or `embedded`.",
     )
     connect_timeout: PositiveMs = Field(500, description="Longest wait for a connection.")
@@ -48,6 +51,12 @@ class RedisSettings(Section):
     )
     pool_wait: PositiveMs = Field(50, description="Longest wait for a free one of these connections before 503 `overloaded`.")
     data_dir: Path = Field(Path("data"), description="Where the embedded store keeps its files.")
+
+    @model_validator(mode="after")
+    def _user_has_a_password(self) -> RedisSettings:
+        if self.username and not self.password.get_secret_value():
+            raise ValueError("username needs a password")
+        return self
 
     @property
     def is_embedded(self) -> bool:

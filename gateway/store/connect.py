@@ -206,7 +206,8 @@ def _places(address: StoreAddress) -> str:
 
 def _from_fields(settings: RedisSettings) -> StoreAddress:
     hosts = ((settings.host, settings.port),)
-    return StoreAddress("single", hosts, db=settings.db, password=settings.password.get_secret_value() or None)
+    password = settings.password.get_secret_value() or None
+    return StoreAddress("single", hosts, db=settings.db, username=settings.username or None, password=password)
 
 
 def _tls_context(address: StoreAddress) -> ssl.SSLContext | None:
@@ -250,7 +251,14 @@ _UNAVAILABLE = (
 )
 # What has no class of its own, and what Redis 6 wraps in an error of the script: "ERR Error running script …: -OOM command …".
 _UNAVAILABLE_CODE = re.compile(r"(?:^|caused error: |: -)(?:BUSY|READONLY|OOM|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN)\b")
+# What a script was not allowed, by Redis and by Valkey; of everything else they say NOPERM.
+_DENIED = re.compile(r"The user executing the script can't (?:run|access)|ACL failure in script|\bNOPERM\b")
 _TOPOLOGY = re.compile(r"Redis Cluster cannot be connected|All slots are not covered|could not agree")
+
+
+def is_denied(message: str) -> bool:
+    """Whether a server says that the user of the connection may not do this."""
+    return _DENIED.search(message) is not None
 
 
 def store_error(error: Exception) -> Exception:
@@ -272,6 +280,8 @@ def store_error(error: Exception) -> Exception:
         said = _SAID_OF_LOGIN.match(str(refusal))
         _log.error("Redis refuses the gateway's user or password: %s", said[0] if said else type(refusal).__name__)
         return StoreUnavailable()
+    if is_denied(str(error)):
+        return StoreUnavailable()  # the runner of scripts has said what, where it was one
     unavailable = isinstance(error, _UNAVAILABLE) or (
         _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE
     ).search(str(error))

@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import ConfigurationError, InternalError
-from gateway.store.connect import Connection, Node, store_error, store_errors
+from gateway.store.connect import Connection, Node, is_denied, store_error, store_errors
 from gateway.store.script_source import Script
 
 _LOG = logging.getLogger("gateway.store")
@@ -100,7 +100,10 @@ class ScriptRunner:
         return InternalError()
 
     def _explain(self, name: str, keys: Sequence[str], error: ResponseError) -> None:
-        if "user_script" in str(error):
+        message, script = str(error), self._scripts[name]
+        if is_denied(message):
+            _LOG.error("Redis does not let the gateway's user run %s: %s", script.command_at(message), script.locate(message))
+        elif "user_script" in message:
             # its first key tells whose data it was called for
             whose = f" for {keys[0]}" if keys else ""
-            _LOG.error("lua/%s.lua failed%s: %s", name, whose, self._scripts[name].locate(str(error)))
+            _LOG.error("lua/%s.lua failed%s: %s", name, whose, script.locate(message))

@@ -112,7 +112,7 @@ class Scene:
     def start_replica(self, port: int) -> Program:
         """A proxy of the gateway, ready, whose way to the store leads through the faults."""
         more = {
-            "REDIS__URL": f"redis://{HOST}:{self.proxy.port}",
+            "REDIS__URL": self.store.url_over(self.proxy.port),
             "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
             "LIMITS__LEASE": f"{LEASE_S}s",
         }

@@ -120,7 +120,7 @@ def test_calls_go_over_tls_too(new_loop, tmp_path: Path):
 
 
 async def test_a_refused_login_is_unavailable_to_all_that_wait_and_logged(caplog: pytest.LogCaptureFixture):
-    with valkey_server(unix=True) as server:
+    with valkey_server(unix=True, users=False) as server:
         async with connected(server.url.replace("unix://", "unix://u:wrong@")) as connection:
             replies = await asyncio.gather(*(echo(connection, "x") for _ in range(3)), return_exceptions=True)
     assert {type(reply) for reply in replies} == {StoreAway}
@@ -194,8 +194,7 @@ def test_no_reply_ever_reaches_another_caller_over_a_bad_network(new_loop):
 
     async def work() -> None:
         with valkey_server() as server, fault_proxy(server.port, seed=2, delay_ms=(20, 400)) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}"
-            async with connected(url, command_timeout="250ms") as connection:
+            async with connected(server.url_over(proxy.port), command_timeout="250ms") as connection:
                 proxy.at_random(faults)
                 for seed in range(20):
                     await bombard(connection, seed, workers=30, each=60)
