@@ -1,4 +1,4 @@
-"""What h11 reads from, made to take lines of requests as RFC 9112 has them and not as old clients wrote them.
+"""h11, made to take lines of requests as RFC 9112 has them and not as old clients wrote them.
 
 h11 0.16 itself accepts lines without CR, folded fields, most control characters, a length given several times, and white
 space after the size of a chunk. Each of these is read otherwise by somebody, and what two servers read differently smuggles.
@@ -7,6 +7,7 @@ space after the size of a chunk. Each of these is read otherwise by somebody, an
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
@@ -21,8 +22,31 @@ _LENGTH = b"\r\ncontent-length:"
 _CODING = b"\r\ntransfer-encoding:"
 
 
+class StrictH11(h11.Connection):
+    """The server's side of a connection."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._receive_buffer: StrictBuffer = StrictBuffer()
+
+    def next_event(self) -> Any:
+        """See h11. What follows the last request is dropped: h11 would call that an error, and the request's answer be lost."""
+        if self.their_state is h11.MUST_CLOSE:
+            self._receive_buffer.clear()
+        return super().next_event()
+
+    @property
+    def has_unread(self) -> bool:
+        """True if a part of a head has come, or more than a request."""
+        return bool(self._receive_buffer)
+
+
 class StrictBuffer(ReceiveBuffer):
     """Raises LocalProtocolError, which h11 passes on as the peer's mistake."""
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self._extract(len(self))
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or of trailers; None while the empty one at the end has not come."""
