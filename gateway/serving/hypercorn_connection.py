@@ -25,7 +25,7 @@ from hypercorn.utils import parse_socket_addr, suppress_body
 from gateway.awaiting import DONE
 from gateway.headers import are_fields
 from gateway.serving.idle_timer import LAST_REQUEST_S, IdleTimer
-from gateway.serving.strict_h11 import StrictH11
+from gateway.serving.strict_h11 import READ_BYTES, StrictH11, Turn
 
 JOINED_BYTES = 32 << 10
 """A part of a body up to this size goes with its head in one write; copying more would cost more than a second write."""
@@ -33,8 +33,6 @@ JOINED_BYTES = 32 << 10
 DRAIN_ABOVE_BYTES = 32 << 10
 """What a transport may keep without anybody asking whether it wants a pause; asyncio's own mark is twice as high."""
 
-
-READ_BYTES = 64 << 10
 
 LINGER_S = 1.0
 """How long a client may go on sending what was refused."""
@@ -171,6 +169,7 @@ class Connection(TCPServer):
                 protocol.hold = self._hold
                 protocol.write = self._write
                 protocol.connection = self._h11
+                protocol.can_read = Turn(self.reader, self._h11)  # type: ignore[assignment]
                 self.protocol = protocol  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
                 self.idle_task.begin_head()
                 if self.context.terminated.is_set():  # accepted while the server stopped
@@ -185,7 +184,7 @@ class Connection(TCPServer):
         try:
             while data := await self.reader.read(READ_BYTES):
                 await self.protocol.handle(RawData(data))
-                if self.idle_task.is_idle and self._h11.has_unread:
+                if self.idle_task.is_idle and self._h11.unread_bytes:
                     self.idle_task.begin_head()
         except OSError:
             pass

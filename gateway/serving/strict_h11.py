@@ -6,6 +6,7 @@ space after the size of a chunk. Each of these is read otherwise by somebody, an
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -13,6 +14,9 @@ import h11
 from h11._receivebuffer import ReceiveBuffer
 
 BAD_REQUEST = 400
+
+READ_BYTES = 64 << 10
+"""What is read at once, and about as much of what comes behind a request that is being answered."""
 
 # all that may stand in a head: horizontal tab, CR, LF (which are counted), visible characters and what is not ASCII
 _IN_HEADS = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x7F), *range(0x80, 0x100)])
@@ -36,9 +40,46 @@ class StrictH11(h11.Connection):
         return super().next_event()
 
     @property
-    def has_unread(self) -> bool:
-        """True if a part of a head has come, or more than a request."""
-        return bool(self._receive_buffer)
+    def unread_bytes(self) -> int:
+        """What has come of a head, or behind a request."""
+        return len(self._receive_buffer)
+
+
+class Turn:
+    """In the place of the event that Hypercorn waits for before it reads on behind a request that is being answered.
+
+    Nobody would notice meanwhile that the client has left.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, connection: StrictH11) -> None:
+        self._reader = reader
+        self._h11 = connection
+        self._event = asyncio.Event()
+
+    async def clear(self) -> None:
+        """A request is being answered."""
+        self._event.clear()
+
+    async def set(self) -> None:
+        """It is answered."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Until it is answered. Raises ConnectionResetError if the client leaves before."""
+        while not self._event.is_set() and self._h11.unread_bytes < READ_BYTES:
+            reading = asyncio.ensure_future(self._reader.read(READ_BYTES))
+            waiting = asyncio.ensure_future(self._event.wait())
+            try:
+                await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                reading.cancel()
+                await asyncio.wait((reading, waiting))
+            if not reading.cancelled():
+                if not reading.result():
+                    raise ConnectionResetError
+                self._h11.receive_data(reading.result())
+        await self._event.wait()
 
 
 class StrictBuffer(ReceiveBuffer):
