@@ -15,7 +15,6 @@ from gateway.web import client_address, is_within
 MAX_LENGTH_DIGITS = 18
 
 _CLOSE = (("connection", "close"),)
-_CLOSING = frozenset({400, 413, 414, 431})
 _BEARER = b"bearer "
 
 
@@ -36,15 +35,14 @@ class RequestHead:
 
 
 def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
-    """Check a request head and take it apart. Raises the GatewayError that fits.
+    """Check a request head and take it apart. Raises the GatewayError that fits, which also closes the connection.
 
-    All but a method that is not served also close the connection: who sends such a head sends no other worth reading.
+    Who sends what is refused here for its form, whatever it asks for, sends nothing after it that is worth reading.
     """
     try:
         return _read(scope, trusted)
     except GatewayError as error:
-        if error.status in _CLOSING:
-            error.headers = (*error.headers, *_CLOSE)
+        error.headers = (*error.headers, *_CLOSE)
         raise
 
 

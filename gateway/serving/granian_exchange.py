@@ -25,7 +25,7 @@ _OWN_REPLY: Message = {
 class Exchange:
     """One request and its reply: what Granian's own ``receive`` and ``send`` lack."""
 
-    __slots__ = ("_is_asked", "_left_bytes", "_proto", "_scope", "_signs", "is_ended")
+    __slots__ = ("_is_asked", "_is_broken", "_left_bytes", "_proto", "_scope", "_signs", "is_ended")
 
     def __init__(self, scope: Any, proto: Any, signs: Sequence[asyncio.Event]) -> None:
         self._scope = scope
@@ -33,6 +33,7 @@ class Exchange:
         self._signs = signs
         self._left_bytes = 0
         self._is_asked = False
+        self._is_broken = False
         self.is_ended = False
 
     def is_framed(self) -> bool:
@@ -54,7 +55,9 @@ class Exchange:
             return {"type": "http.request", "body": b"", "more_body": False}
         self._is_asked = True
         message: Message = await self._proto.receive()
-        if message["type"] == "http.request":
+        if message["type"] == "http.disconnect":
+            self._is_broken = True
+        elif message["type"] == "http.request":
             self._left_bytes -= len(message["body"])
             if not self._left_bytes:  # nothing can follow; asking Granian once more would cost three thread switches
                 message["more_body"] = False
@@ -77,9 +80,12 @@ class Exchange:
         return self._is_asked and self._left_bytes != 0
 
     def break_off(self) -> None:
-        """Answer 500 if no reply has begun. Otherwise send what there is: without its end, Granian cuts the connection."""
+        """Answer if no reply has begun. Otherwise send what there is: without its end, Granian cuts the connection.
+
+        A body that broke off may be one that hyper cannot understand, from a client that is still there.
+        """
         try:
-            self._reply(500)
+            self._reply(400 if self._is_broken else 500)
         except RuntimeError:  # there is a head
             with contextlib.suppress(RuntimeError):
                 self._proto.send({"type": "http.response.body", "body": b"", "more_body": True})
@@ -101,7 +107,8 @@ def mend(scope: Any) -> None:
     if scope["http_version"] == "1":
         scope["http_version"] = "1.0"
     headers = scope["headers"]
-    if headers[0] == _NO_HOST:  # made up where the client sent none
+    # made up where the client sent none; its own empty one may stand before another
+    if headers[0] == _NO_HOST and not any(name == b"host" for name, _ in headers[1:]):
         del headers[0]
 
 

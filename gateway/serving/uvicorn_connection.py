@@ -218,6 +218,8 @@ class Connection(HttpToolsProtocol):
         """Answer what cannot be understood, after the requests before it."""
         self._is_deaf = True
         running = self._running
+        if self.pipeline and self.pipeline[-1].more_body:  # whose body it is that cannot be understood
+            self.pipeline.pop()
         if running is None:
             self._answer()
         elif not running.more_body:

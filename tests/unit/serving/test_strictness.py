@@ -224,3 +224,48 @@ async def test_heads_byte_by_byte_and_fields_of_every_allowed_kind_are_taken(eng
         await writer.wait_closed()
     assert b'"body": "hello"' in reply
     assert b"trailer" not in reply
+
+
+async def test_what_follows_the_last_request_is_dropped_and_its_answer_is_not_lost(engine):
+    app = Noting()
+    async with serving(app, engine) as address:
+        for last in ("GET /a HTTP/1.1\r\nConnection: close\r\n", "GET /a HTTP/1.0\r\n"):
+            for rest in ("\r\n", SMUGGLED, "nonsense\r\n\r\n"):
+                reply = await replies_to(address, last + REST + rest)
+                assert reply == [200] or (engine == "granian" and reply == [])  # whose reset may overtake it
+    assert set(app.called) == {"/a"}
+
+
+async def test_the_answer_before_a_refusal_is_not_lost_to_what_is_still_being_sent(engine):
+    async with serving(WireApp(), engine) as address:
+        assert (await replies_to(address, GET + REST + GET + f"X: {'y' * 2_000_000}"))[:1] == [200]
+
+
+async def test_methods_are_case_sensitive():
+    for engine in ("hypercorn", "granian"):
+        async with serving(WireApp(), engine) as address:
+            reply = await exchange(address, "get /a HTTP/1.1\r\nConnection: close\r\n" + REST)
+            assert b'"method": "get"' in reply
+
+
+async def test_an_empty_host_before_another_is_a_second_host():
+    async with serving(WireApp(), "granian") as address:
+        reply = await exchange(address, "GET /a HTTP/1.1\r\nHost:\r\nConnection: close\r\n" + REST)
+        assert b'["host", ""]' in reply
+        assert b'["host", "x"]' in reply
+
+
+async def test_a_broken_body_that_nobody_answered_is_the_client_s_mistake(engine):
+    async def gives_up(receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            continue
+
+    async with serving(WireApp(a=gives_up), engine) as address:
+        assert await replies_to(address, CHUNKED + "zz\r\nhello\r\n") == [400]
+
+
+async def test_a_broken_body_behind_other_requests_is_not_waited_for(engine):
+    async with serving(WireApp(), engine) as address:
+        replies = await replies_to(address, GET + REST + CHUNKED + "zz\r\n")
+    assert replies[:1] == [200]
+    assert all(status == 400 for status in replies[1:]) or engine == "granian"

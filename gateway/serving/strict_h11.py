@@ -1,4 +1,4 @@
-"""What h11 reads from, made to take lines of requests as RFC 9112 has them and not as old clients wrote them.
+"""h11, made to take lines of requests as RFC 9112 has them and not as old clients wrote them.
 
 h11 0.16 itself accepts lines without CR, folded fields, most control characters, a length given several times, and white
 space after the size of a chunk. Each of these is read otherwise by somebody, and what two servers read differently smuggles.
@@ -6,12 +6,17 @@ space after the size of a chunk. Each of these is read otherwise by somebody, an
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import Any
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
 
 BAD_REQUEST = 400
+
+READ_BYTES = 64 << 10
+"""What is read at once, and about as much of what comes behind a request that is being answered."""
 
 # all that may stand in a head: horizontal tab, CR, LF (which are counted), visible characters and what is not ASCII
 _IN_HEADS = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x7F), *range(0x80, 0x100)])
@@ -21,8 +26,68 @@ _LENGTH = b"\r\ncontent-length:"
 _CODING = b"\r\ntransfer-encoding:"
 
 
+class StrictH11(h11.Connection):
+    """The server's side of a connection."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._receive_buffer: StrictBuffer = StrictBuffer()
+
+    def next_event(self) -> Any:
+        """See h11. What follows the last request is dropped: h11 would call that an error, and the request's answer be lost."""
+        if self.their_state is h11.MUST_CLOSE:
+            self._receive_buffer.clear()
+        return super().next_event()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has come of a head, or behind a request."""
+        return len(self._receive_buffer)
+
+
+class Turn:
+    """In the place of the event that Hypercorn waits for before it reads on behind a request that is being answered.
+
+    Nobody would notice meanwhile that the client has left.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, connection: StrictH11) -> None:
+        self._reader = reader
+        self._h11 = connection
+        self._event = asyncio.Event()
+
+    async def clear(self) -> None:
+        """A request is being answered."""
+        self._event.clear()
+
+    async def set(self) -> None:
+        """It is answered."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Until it is answered. Raises ConnectionResetError if the client leaves before."""
+        while not self._event.is_set() and self._h11.unread_bytes < READ_BYTES:
+            reading = asyncio.ensure_future(self._reader.read(READ_BYTES))
+            waiting = asyncio.ensure_future(self._event.wait())
+            try:
+                await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                reading.cancel()
+                await asyncio.wait((reading, waiting))
+            if not reading.cancelled():
+                if not reading.result():
+                    raise ConnectionResetError
+                self._h11.receive_data(reading.result())
+        await self._event.wait()
+
+
 class StrictBuffer(ReceiveBuffer):
     """Raises LocalProtocolError, which h11 passes on as the peer's mistake."""
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self._extract(len(self))
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or of trailers; None while the empty one at the end has not come."""
