@@ -149,6 +149,7 @@ async def run_servers(
     embedded store; replicas on several machines must be given the same. ``demo_port`` also serves the demo upstream there.
     ``prepare`` may write to the store before anything is served; ``ready`` is called once every listener accepts.
     """
+    check_server(config.server)
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
     async with store_server(config, embedded=embedded) as url, opened_stores(config, url) as stores:

@@ -114,6 +114,7 @@ def error_reply(error: GatewayError, request_id: str) -> tuple[int, list[tuple[b
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
         *((name.lower().encode(), value.encode()) for name, value in error.headers),
     ]
     return error.status, headers, body
@@ -187,6 +188,7 @@ def install_error_handlers(app: Quart) -> None:
     @app.after_request
     async def _identify(response: Response) -> Response:
         response.headers["x-request-id"] = current_request_id()
+        response.headers["x-content-type-options"] = "nosniff"
         return response
 
 

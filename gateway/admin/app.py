@@ -91,6 +91,5 @@ def _install_gate(app: Quart, authenticator: Authenticator, config: Config) -> N
     @app.after_request
     async def _harden(response: Response) -> Response:
         response.headers["cache-control"] = "no-store"
-        response.headers["x-content-type-options"] = "nosniff"
         response.headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
         return response

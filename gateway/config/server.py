@@ -73,6 +73,7 @@ class ServerSettings(Section):
     admin_tls: bool | None = Field(
         None, description="Whether the admin API speaks HTTPS too; unset means unless `admin_host` is loopback."
     )
+    http2: bool = Field(False, description="Whether clients that speak TLS may choose HTTP/2; with the engine `granian` only.")
     max_connections_per_ip: int = Field(
         128,
         ge=0,
@@ -131,6 +132,10 @@ class ServerSettings(Section):
                 raise ValueError(f"{given} needs {missing}")
         if self.admin_tls and self.tls_certificate is None:
             raise ValueError("admin_tls needs tls_certificate and tls_key")
+        if self.http2 and self.tls_certificate is None:
+            raise ValueError("http2 needs tls_certificate and tls_key")
+        if self.http2 and self.engine != "granian":
+            raise ValueError(f"http2 needs the engine granian; {self.engine} does not speak it")
         return self
 
     def has_tls(self, listener: str) -> bool:

@@ -32,6 +32,11 @@ class Assignment:
     bounds: Bounds
     certificate: Certificate | None = None
 
+    @property
+    def http2(self) -> bool:
+        """Whether clients may choose HTTP/2."""
+        return self.settings.http2 and self.certificate is not None
+
 
 class Server(Protocol):
     """Serves one listener. ``accepting`` is set once it does."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from granian import _granian
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 
 from gateway.errors import ConfigurationError
 from gateway.serving import granian_trial
@@ -25,7 +25,7 @@ from gateway.serving.certificate import Pair
 from gateway.serving.engine import Assignment
 from gateway.serving.granian_exchange import Exchange, mend
 from gateway.serving.listener import BACKLOG
-from gateway.serving.sweeper import Sweeper
+from gateway.serving.sweeper import Activity, Sweeper
 
 MIN_BUFFER_BYTES = 8 << 10
 """hyper refuses to work with less."""
@@ -39,6 +39,19 @@ if the reply has gone by then, and otherwise waits for the body, without a limit
 
 TRIAL_S = 30.0
 """Longest time that the trial of a certificate may take."""
+
+STREAMS = 100
+"""Requests at once on a connection of HTTP/2."""
+
+WINDOW_BYTES = 64 << 10
+"""What a client may send of a body, and is kept of a reply, before anybody takes it."""
+
+CONNECTION_WINDOW_BYTES = 1 << 20
+"""The same for all requests of a connection."""
+
+PING_EVERY_MS = 20_000
+PONG_S = 10
+"""When a client that says nothing is asked whether it is there, and how long it may take to answer."""
 
 _RUST: Any = _granian  # its stubs describe an older one
 
@@ -75,12 +88,13 @@ class GranianServer:
         self._certificate = assignment.certificate
         self._running: set[asyncio.Task[None]] = set()
         self._workers: set[_Worker] = set()
+        self._activity = Activity(assignment.settings.keep_alive / 1000) if assignment.http2 else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set and every connection has ended."""
         logging.getLogger("_granian").setLevel(logging.WARNING)  # it announces its threads
         current = self._start_worker()
-        sweeping = asyncio.create_task(Sweeper(self.address[1], self._bounds).run())
+        sweeping = asyncio.create_task(Sweeper(self.address[1], self._bounds, self._activity).run())
 
         def renew() -> None:
             nonlocal current
@@ -145,14 +159,27 @@ class GranianServer:
             (None, holder),
             None,
             backpressure=self._bounds.total,
-            http_mode="1",
+            http_mode="1" if self._activity is None else "auto",
             http1_opts=http1,
+            http2_opts=None if self._activity is None else self._http2(),
             websockets_enabled=True,  # so that the app can refuse them
             **tls,
         )
         with _batch_policy():
             accepting.serve_async(scheduler, loop, worker.signal)
         return worker
+
+    def _http2(self) -> HTTP2Settings:
+        """What hyper bounds besides: resets of requests not yet seen (20), errors of the client's (1 024), frames of a head."""
+        return HTTP2Settings(
+            max_concurrent_streams=STREAMS,
+            max_headers_size=self._settings.max_header_bytes,
+            initial_stream_window_size=WINDOW_BYTES,
+            initial_connection_window_size=CONNECTION_WINDOW_BYTES,
+            max_send_buffer_size=WINDOW_BYTES,
+            keep_alive_interval=PING_EVERY_MS,
+            keep_alive_timeout=PONG_S,
+        )
 
     def _start(self, watcher: Any) -> None:
         task = asyncio.get_running_loop().create_task(self._handle(watcher))
@@ -165,7 +192,11 @@ class GranianServer:
         is_http = scope["type"] == "http"
         if is_http:
             mend(scope)
+        if self._activity is not None:
+            self._activity.begin(scope["client"])
         try:
+            if scope["http_version"] == "2":
+                await exchange.translate()
             if not is_http or exchange.is_framed():
                 await self._app(scope, exchange.receive if is_http else watcher.proto.receive, exchange.send)
         except asyncio.CancelledError:  # by `cut`, or by the app itself when its client had left: nobody waits for the task
@@ -173,6 +204,9 @@ class GranianServer:
         except Exception:
             logger.exception("Error in ASGI Framework")
         finally:
+            exchange.forget()
+            if self._activity is not None:
+                self._activity.end(scope["client"])
             if is_http and not exchange.is_ended:
                 exchange.break_off()
             if is_http and exchange.misses_body:

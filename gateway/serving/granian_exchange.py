@@ -15,6 +15,9 @@ _UNNAMED: Field = (b"server", b"")
 """Granian names itself where a reply has no such field."""
 
 _NO_HOST: Field = (b"host", b"")
+BODY_S = 1.0
+"""How long a request over HTTP/2 waits for the first of its body, to learn whether it has one."""
+
 _HEADS = frozenset({"http.response.start", "websocket.http.response.start"})
 _OWN_REPLY: Message = {
     "type": "http.response.start",
@@ -25,12 +28,13 @@ _OWN_REPLY: Message = {
 class Exchange:
     """One request and its reply: what Granian's own ``receive`` and ``send`` lack."""
 
-    __slots__ = ("_is_asked", "_is_broken", "_left_bytes", "_proto", "_scope", "_signs", "is_ended")
+    __slots__ = ("_first", "_is_asked", "_is_broken", "_left_bytes", "_proto", "_scope", "_signs", "is_ended")
 
     def __init__(self, scope: Any, proto: Any, signs: Sequence[asyncio.Event]) -> None:
         self._scope = scope
         self._proto = proto
         self._signs = signs
+        self._first: asyncio.Task[Message] | None = None
         self._left_bytes = 0
         self._is_asked = False
         self._is_broken = False
@@ -46,6 +50,33 @@ class Exchange:
         self._left_bytes = length
         return True
 
+    async def translate(self) -> None:
+        """Tell a request over HTTP/2 in the words of HTTP/1.1, in which everything else decides.
+
+        HTTP/2 tells a body by what follows the head. Usually that is here already; whose body has neither come nor been
+        announced within a second has one of unknown length.
+        """
+        headers = self._scope["headers"]
+        cookies = [value for name, value in headers if name == b"cookie"]
+        if len(cookies) > 1:  # RFC 9113 §8.2.3
+            headers[:] = [field for field in headers if field[0] != b"cookie"]
+            headers.append((b"cookie", b"; ".join(cookies)))
+        if any(name == b"content-length" for name, _ in headers):
+            return
+        self._first = asyncio.ensure_future(self._proto.receive())
+        await asyncio.wait([self._first], timeout=BODY_S)
+        if self._first.done():
+            message = self._first.result()
+            if message["type"] == "http.request" and not message["body"] and not message["more_body"]:
+                self._first = None
+                return
+        headers.append((b"transfer-encoding", b"chunked"))
+
+    def forget(self) -> None:
+        """The request has ended; nobody waits for its body."""
+        if self._first is not None:
+            self._first.cancel()
+
     async def receive(self) -> Message:
         """A part of the body, or that the client has left."""
         if not self._left_bytes:
@@ -54,7 +85,11 @@ class Exchange:
             self._is_asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
         self._is_asked = True
-        message: Message = await self._proto.receive()
+        if self._first is None:
+            message: Message = await self._proto.receive()
+        else:
+            message = await asyncio.shield(self._first)  # who asks may be cancelled, and ask again
+            self._first = None
         if message["type"] == "http.disconnect":
             self._is_broken = True
         elif message["type"] == "http.request":

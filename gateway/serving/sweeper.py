@@ -8,34 +8,85 @@ import os
 import socket
 import stat
 import sys
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.serving.bounds import Bounds, subscriber_of
 
 EVERY_S = 0.5
 
+Peer = tuple[str, str]
+"""Address and port, as Granian tells them."""
+
 _FILES = Path("/proc/self/fd")
 
 
-class Sweeper:
-    """Looks through the open files of this process for connections to a port. Linux only; elsewhere it does nothing."""
+class Activity:
+    """Which connections have had nothing to do for ``idle_s``. They are known by the address of their client."""
 
-    def __init__(self, port: int, bounds: Bounds) -> None:
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s = idle_s
+        self._running: dict[Peer, int] = {}
+        self._ended: dict[Peer, float] = {}
+
+    def begin(self, client: tuple[str, str]) -> None:
+        """A request has begun."""
+        self._running[client] = self._running.get(client, 0) + 1
+
+    def end(self, client: tuple[str, str]) -> None:
+        """A request has ended."""
+        left = self._running[client] - 1
+        if left:
+            self._running[client] = left
+        else:
+            del self._running[client]
+            self._ended[client] = time.monotonic()
+
+    def is_idle(self, client: Peer, since: float) -> bool:
+        """Whether a connection that is there ``since`` then has been idle for too long."""
+        return client not in self._running and time.monotonic() - max(self._ended.get(client, since), since) > self._idle_s
+
+    def keep(self, clients: Collection[Peer]) -> None:
+        """Forget all others; their connections have ended."""
+        self._ended = {client: at for client, at in self._ended.items() if client in clients}
+
+
+@dataclass(slots=True)
+class _Connection:
+    """``subscriber`` is who it is counted for, if for anybody."""
+
+    inode: int
+    client: Peer
+    subscriber: str | None
+    since: float
+    is_ended: bool = False
+
+
+class Sweeper:
+    """Looks through the open files of this process for connections to a port. Linux only; elsewhere it does nothing.
+
+    With an ``activity`` it also ends connections that have been idle for too long.
+    """
+
+    def __init__(self, port: int, bounds: Bounds, activity: Activity | None = None) -> None:
         self._port = port
         self._bounds = bounds
-        # by file descriptor, oldest first: which socket that was, and whose connection it is
-        self._known: dict[int, tuple[int, str | None]] = {}
+        self._activity = activity
+        # by file descriptor, oldest first; other open files by their inode
+        self._known: dict[int, _Connection | int] = {}
 
     async def run(self) -> None:
         """Sweep for ever."""
-        while sys.platform == "linux" and self._bounds.per_ip:
+        while sys.platform == "linux" and (self._bounds.per_ip or self._activity is not None):
             await asyncio.sleep(EVERY_S)
             self.sweep()
 
     def sweep(self) -> None:
         """Shut down the youngest connections of each address that has too many; the engine sees them end."""
         fds = [int(name) for name in os.listdir(_FILES)]  # noqa: PTH208 - paths would take longer than all the rest
-        if len(fds) <= self._bounds.per_ip:
+        if self._activity is None and len(fds) <= self._bounds.per_ip:
             self._known.clear()
             return
         now: dict[int, int] = {}
@@ -44,28 +95,48 @@ class Sweeper:
                 found = os.fstat(fd)
                 if stat.S_ISSOCK(found.st_mode):
                     now[fd] = found.st_ino
-        self._known = {fd: known for fd, known in self._known.items() if now.get(fd) == known[0]}
+        self._known = {fd: known for fd, known in self._known.items() if now.get(fd) == _inode_of(known)}
         for fd, inode in now.items():
             if fd not in self._known:
-                self._known[fd] = inode, self._client_of(fd)
+                self._known[fd] = self._connection(fd, inode) or inode
+        connections = {fd: known for fd, known in self._known.items() if isinstance(known, _Connection)}
+        if self._bounds.per_ip:
+            self._end_excess(connections)
+        if self._activity is not None:
+            self._activity.keep({connection.client for connection in connections.values()})
+            for fd, connection in connections.items():
+                if self._activity.is_idle(connection.client, connection.since):
+                    self._end(fd, connection)
+
+    def _end_excess(self, connections: Mapping[int, _Connection]) -> None:
         counts: dict[str, int] = {}
-        for fd, (inode, subscriber) in self._known.items():
+        for fd, connection in connections.items():
+            subscriber = connection.subscriber
             if subscriber is not None:
                 counts[subscriber] = counts.get(subscriber, 0) + 1
-                if counts[subscriber] > self._bounds.per_ip:
-                    self._end(fd, inode, subscriber)
+                if counts[subscriber] > self._bounds.per_ip and self._end(fd, connection):
+                    self._bounds.refuse(f"server.max_connections_per_ip, {subscriber}")
 
-    def _client_of(self, fd: int) -> str | None:
-        """Who is counted for it; None if it is no connection to the port, or one without a bound."""
+    def _connection(self, fd: int, inode: int) -> _Connection | None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
             if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == self._port:
-                subscriber = subscriber_of(sock.getpeername()[0])  # a listening socket has no peer
-                return None if self._bounds.is_exempt(subscriber) else subscriber
+                host, port = sock.getpeername()[:2]  # a listening socket has none
+                subscriber = subscriber_of(host)
+                counted = None if self._bounds.is_exempt(subscriber) else subscriber
+                return _Connection(inode, (host, str(port)), counted, time.monotonic())
         return None
 
-    def _end(self, fd: int, inode: int, subscriber: str) -> None:
+    def _end(self, fd: int, connection: _Connection) -> bool:
+        """Whether it ended now."""
+        if connection.is_ended:
+            return False
         # the descriptor may be another's by now, but not the copy
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
-            if os.fstat(sock.fileno()).st_ino == inode:
+            if os.fstat(sock.fileno()).st_ino == connection.inode:
+                connection.is_ended = True
                 sock.shutdown(socket.SHUT_RDWR)
-                self._bounds.refuse(f"server.max_connections_per_ip, {subscriber}")
+        return connection.is_ended
+
+
+def _inode_of(known: _Connection | int) -> int:
+    return known if isinstance(known, int) else known.inode
