@@ -7,7 +7,7 @@ import binascii
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quart import Request
 
@@ -28,6 +28,7 @@ from gateway.errors import (
 from gateway.models import ApiKey, Tenant
 from gateway.policy import MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
 from gateway.store import Stores
+from gateway.targets.addresses import subscriber
 from gateway.web import client_address, is_within
 
 MAX_ADDRESSES = 10_000
@@ -47,6 +48,7 @@ class Caller:
     name: str
     governs: bool
     key: ApiKey | None = None
+    tenant: Tenant | None = field(default=None, repr=False)
     address: str = ""
     credential: str = field(default="", repr=False)
 
@@ -98,29 +100,37 @@ class Authenticator:
         """True where no operator token is configured."""
         return self._token is None
 
-    async def caller(self, request: Request, access: Access, tenant_id: str | None) -> Caller:
-        """The caller of a route. Raises InvalidApiKey, NotAllowed, TenantSuspended, RateLimited, AmbiguousCredentials.
+    def address_of(self, request: Request) -> str:
+        """Where a request comes from."""
+        peer = request.scope.get("client")
+        return client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
 
-        Raises NotFound for a tenant that is not the key's own.
-        """
+    async def identify(self, request: Request, access: Access, address: str) -> Caller:
+        """The caller of a route, whatever they may do. Raises InvalidApiKey, RateLimited, AmbiguousCredentials."""
         if access is Access.PUBLIC:
             return EVERYONE
         if self.is_open and access is not Access.TENANT:
-            return OPEN
+            return replace(OPEN, address=address)
         challenge = BASIC_CHALLENGE if access is Access.BROWSER else None
         credential = _credential(request, basic=access is Access.BROWSER)
         if credential is None:
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
-        peer = request.scope.get("client")
-        address = client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
-        self._failed.check(address)
+        who = subscriber(address)
+        self._failed.check(who)
         if self._token is not None and hmac.compare_digest(credential.encode(), self._token.encode()):
             return Caller("operator", governs=True, address=address, credential=credential)
         found = await self._key(credential)
         if found is None:
-            self._failed.note(address)
+            self._failed.note(who)
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
         tenant, key = found
+        return Caller(key.id, governs=self.is_open, key=key, tenant=tenant, address=address, credential=credential)
+
+    def authorise(self, caller: Caller, access: Access, tenant_id: str | None) -> None:
+        """Raises NotAllowed, TenantSuspended, or NotFound for a tenant that is not the key's own."""
+        tenant, key = caller.tenant, caller.key
+        if tenant is None or key is None:
+            return
         if access is Access.TENANT and tenant_id != tenant.id:
             raise NotFound
         # Where no operator could lift a suspension, the tenant's own key must be able to.
@@ -130,9 +140,8 @@ class Authenticator:
             raise NotAllowed("This API key has no scope admin.", param="scopes")
         if access is Access.OPERATOR:
             raise NotAllowed("This call needs the operator token.")
-        if key.allowed_networks is not None and not is_within(address, key.allowed_networks):
+        if key.allowed_networks is not None and not is_within(caller.address, key.allowed_networks):
             raise NotAllowed("This API key may not be used from this address.", param="allowed_networks")
-        return Caller(key.id, governs=self.is_open, key=key, address=address, credential=credential)
 
     async def _key(self, secret: str) -> tuple[Tenant, ApiKey] | None:
         if not virtual_key.is_well_formed(secret):

@@ -45,6 +45,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             errors=(SubdomainTaken, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
+            writes="tenant.create",
         )
     )
     async def create_tenant() -> Response:
@@ -72,7 +73,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
         outcome = await tenants.create(tenant, key, virtual_key.digest(secret), idempotency.once(answer))
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
-        audit.record(caller(), "tenant.create", tenant.id, tenant.id, after=tenant.public())
+        audit.record(tenant.id, tenant.id, after=tenant.public())
         return answer.response()
 
     @operation(Operation(Access.OPERATOR, "List tenants by subdomain", TAG, answer=TenantPage, query=_PAGE))
@@ -98,6 +99,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed,),
             has_etag=True,
             takes_if_match=True,
+            writes="tenant.edit",
         )
     )
     async def edit_tenant(tenant_id: str) -> Response:
@@ -115,7 +117,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             return changed if changed == tenant else changed.model_copy(update={"updated_at": utc_now()})
 
         after = await tenants.update(tenant_id, change, if_match())
-        audit.record(caller(), "tenant.edit", tenant_id, tenant_id, before[0].public(), after.tenant.public())
+        audit.record(tenant_id, tenant_id, before[0].public(), after.tenant.public())
         return Answer(after.tenant.public(), etag=after.etag).response()
 
     @operation(
@@ -127,13 +129,15 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             status=204,
             errors=(NotAllowed,),
             takes_if_match=True,
+            writes="tenant.delete",
         )
     )
     async def delete_tenant(tenant_id: str) -> Response:
         if not caller().governs:
             raise NotAllowed("Only the operator may delete a tenant.")
+        found = await tenants.get(tenant_id)
         await tenants.delete(tenant_id, if_match())
-        audit.record(caller(), "tenant.delete", tenant_id, tenant_id)
+        audit.record(tenant_id, tenant_id, found.tenant.public())
         return no_content()
 
     route(blueprint, "/tenants", ["POST"], create_tenant)

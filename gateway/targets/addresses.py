@@ -52,6 +52,17 @@ def plain(address: IPAddress) -> IPAddress:
     return mapped or address
 
 
+def subscriber(address: str) -> str:
+    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
+    try:
+        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
 def is_public(address: IPAddress) -> bool:
     """True if the address belongs to the public Internet and to nothing special in it."""
     address = plain(address)

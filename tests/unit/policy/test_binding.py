@@ -11,8 +11,9 @@ from gateway.config import Config
 from gateway.periods import period_word
 from gateway.plugin import ApiKeyInfo
 from gateway.policy import CompiledKey, Compiler
-from gateway.policy.binding import _subscriber, limits_of_request
+from gateway.policy.binding import limits_of_request
 from gateway.store import BoundLimit, Stale
+from gateway.targets.addresses import subscriber as subscriber_of
 from tests.builders import a_rule, a_tenant, built_in_plugins
 from tests.gate import DAY, ms
 
@@ -28,7 +29,7 @@ from tests.gate import DAY, ms
     ],
 )
 def test_an_address_stands_for_a_subscriber(address, subscriber):
-    assert _subscriber(address) == subscriber
+    assert subscriber_of(address) == subscriber
 
 
 # Quotas in time zones
