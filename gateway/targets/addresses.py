@@ -95,3 +95,14 @@ class AddressPolicy:
         if any(address in network for network in self.allowed_networks if network.version == address.version):
             return True
         return self.public and is_public(address)
+
+
+def subscriber(address: str) -> str:
+    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
+    try:
+        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
