@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,18 +20,14 @@ from gateway.errors import (
     MissingHost,
     NotAllowed,
     NotFound,
-    RateLimited,
     TenantSuspended,
     UriTooLong,
 )
+from gateway.failed_logins import FailedLogins
 from gateway.models import ApiKey, Tenant
 from gateway.policy import MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
 from gateway.store import Stores
-from gateway.targets.addresses import subscriber
 from gateway.web import client_address, is_within
-
-MAX_ADDRESSES = 10_000
-WINDOW_S = 60.0
 
 _CLOSE = (("connection", "close"),)
 BASIC_CHALLENGE = (("www-authenticate", 'Basic realm="gateway admin", charset="UTF-8"'),)
@@ -55,35 +50,6 @@ class Caller:
 
 EVERYONE = Caller("everyone", governs=False)
 OPEN = Caller("open", governs=True)
-
-
-class FailedLogins:
-    """Counts wrong credentials by address, so that guessing is slow. Each process counts for itself."""
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._counts: dict[str, tuple[float, int]] = {}
-
-    def check(self, address: str) -> None:
-        """Raises RateLimited while the address has spent its tries of a minute; right credentials are refused as well then."""
-        began, count = self._counts.get(address, (0.0, 0))
-        left = began + WINDOW_S - self._clock()
-        if count >= self._limit and left > 0:
-            raise RateLimited(
-                "Too many wrong credentials from this address; try again later.",
-                headers=[("retry-after", str(int(left) + 1))],
-            )
-
-    def note(self, address: str) -> None:
-        """Count a wrong credential."""
-        now = self._clock()
-        began, count = self._counts.pop(address, (now, 0))
-        if now >= began + WINDOW_S:
-            began, count = now, 0
-        if len(self._counts) >= MAX_ADDRESSES:
-            del self._counts[next(iter(self._counts))]
-        self._counts[address] = (began, count + 1)
 
 
 class Authenticator:
@@ -115,13 +81,12 @@ class Authenticator:
         credential = _credential(request, basic=access is Access.BROWSER)
         if credential is None:
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
-        who = subscriber(address)
-        self._failed.check(who)
+        self._failed.check(address)
         if self._token is not None and hmac.compare_digest(credential.encode(), self._token.encode()):
             return Caller("operator", governs=True, address=address, credential=credential)
         found = await self._key(credential)
         if found is None:
-            self._failed.note(who)
+            self._failed.note(address)
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
         tenant, key = found
         return Caller(key.id, governs=self.is_open, key=key, tenant=tenant, address=address, credential=credential)

@@ -134,6 +134,13 @@ class LimitsSettings(Section):
         250,
         description="A process whose event loop is later than this again and again takes on fewer requests, until it keeps up.",
     )
+    failed_auth_per_minute: int = Field(
+        300,
+        ge=1,
+        description="Requests with wrong keys or none that a process takes from one client address (of IPv6, from one /64)."
+        " Until the minute is over, further ones with keys it does not know are answered 429, and the store is not asked."
+        " Behind a balancer, set `server.trusted_proxies`, or all clients are one address.",
+    )
     default_output_tokens: int = Field(
         4_096,
         ge=1,

@@ -9,7 +9,7 @@ from gateway.policy.accounting import Demand
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.store import BoundLimit, PlacedLimit, limit_of
-from gateway.targets.addresses import subscriber
+from gateway.targets import subscriber
 
 MAX_DIGITS = 10
 MOST_KEPT = 64

@@ -33,3 +33,7 @@ class Recent(Generic[K, V]):
         self._items.move_to_end(key)
         if len(self._items) > self._size:
             self._items.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        """Drop a value, if it is there."""
+        self._items.pop(key, None)

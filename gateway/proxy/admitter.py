@@ -121,7 +121,11 @@ class Admitter:
         """
         try:
             return await self._admit(caller, head, body)
+        except InvalidApiKey:
+            self._configurations.forget_key(caller.subdomain, caller.digest)
+            raise
         except UnknownTenant:
+            self._configurations.forget_key(caller.subdomain, caller.digest)
             if caller.by_host:
                 raise
             # the key's tenant is gone; on a host that names none, that is nobody's business

@@ -69,6 +69,10 @@ class Configurations:
             self._keys.put((subdomain, digest), key)
             self._subdomains.put(digest, subdomain)
 
+    def forget_key(self, subdomain: str, digest: str) -> None:
+        """A key that is no longer good; whoever uses it again is a stranger."""
+        self._keys.forget((subdomain, digest))
+
     def subdomain_of(self, digest: str) -> str | None:
         """The tenant of a key, if it was asked for before; it never changes."""
         return self._subdomains.get(digest)

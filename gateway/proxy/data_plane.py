@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from gateway.config import Config
-from gateway.errors import GatewayError, InternalError, WebSocketNotSupported
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, RateLimited, UnknownTenant, WebSocketNotSupported
+from gateway.failed_logins import FailedLogins
 from gateway.proxy.admitter import Admitter
 from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
@@ -50,6 +51,7 @@ class DataPlane:
         self._admitter = admitter
         self._forwarding = forwarding
         self._gate = gate
+        self._failed_logins = FailedLogins(config.limits.failed_auth_per_minute)
         self._metrics = metrics
         self._access_log = access_log
 
@@ -118,6 +120,7 @@ class DataPlane:
             visit.tenant = claimed
             gate.enter(claimed)
         else:
+            self._check_failures(head.client_ip)
             gate.enter_stranger(claimed, has_key=bool(caller.digest))
         try:
             if not is_known:
@@ -132,6 +135,9 @@ class DataPlane:
             visit.admission_ms = (perf_counter() - began) * 1_000
             visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
             await self._forwarding.run(ticket, head, body, reply, visit)
+        except (InvalidApiKey, UnknownTenant):
+            self._failed_logins.note(head.client_ip)
+            raise
         finally:
             if is_known:
                 gate.leave(caller.subdomain)
@@ -140,6 +146,14 @@ class DataPlane:
             visit.bytes_in = body.received_bytes
             # only tenants that exist: the name becomes a label of the metrics
             visit.tenant = caller.subdomain if self._admitter.knows(caller) else ""
+
+    def _check_failures(self, address: str) -> None:
+        """Before the store is asked for a stranger. Raises RateLimited."""
+        try:
+            self._failed_logins.check(address)
+        except RateLimited:
+            self._metrics.failed_auth_refused.inc()
+            raise
 
     async def _refuse_websocket(self, scope: Any, receive: Receive, send: Send) -> None:
         request_id = request_id_of(_header(scope, b"x-request-id"))

@@ -18,7 +18,7 @@ _LOG = logging.getLogger("gateway.proxy")
 
 EVERY_S = 0.1
 MEASURES = 3
-MOST_FRAMES = 40
+MOST_FRAMES = 20
 
 OnMeasure = Callable[[float], None]
 OnStall = Callable[[str], None]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from gateway.config import ServerSettings
+from gateway.targets import subscriber
+from gateway.targets.addresses import plain
 
 KEPT_FILES = 64
 """Open files that are neither a connection of a client nor one that the caller of `serve` has reserved."""
@@ -23,6 +25,7 @@ UNLIMITED = 1 << 20
 """Taken for the limit of open files where there is none."""
 
 TELL_EVERY_S = 60.0
+MOST_REASONS = 1_000
 
 logger = logging.getLogger("gateway.server")
 
@@ -32,16 +35,6 @@ def connections_left(reserved_files: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left = (UNLIMITED if soft == resource.RLIM_INFINITY else soft) - KEPT_FILES - ADMIN_CONNECTIONS
     return max(left - reserved_files, left // 2, FEWEST_CONNECTIONS)
-
-
-def subscriber_of(host: str) -> str:
-    """Who is counted together: an IPv4 address, also one within IPv6, or a /64 of IPv6."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(address) >> 64 << 64))
 
 
 class Bounds:
@@ -72,14 +65,13 @@ class Bounds:
         if self._open >= self.total:
             self.refuse("server.max_connections")
             return None
-        subscriber = subscriber_of(host)
-        if not self.per_ip or self.is_exempt(subscriber):
-            subscriber = ""
-        elif self._by_subscriber.get(subscriber, 0) >= self.per_ip:
-            self.refuse(f"server.max_connections_per_ip, {subscriber}")
+        who = "" if not self.per_ip or self.is_exempt(host) else subscriber(host)
+        count = self._by_subscriber.get(who, 0)
+        if who and count >= self.per_ip:
+            self.refuse(f"server.max_connections_per_ip, {who}")
             return None
         self._open += 1
-        self._by_subscriber[subscriber] = self._by_subscriber.get(subscriber, 0) + 1
+        self._by_subscriber[who] = count + 1
         is_open = True
 
         def leave() -> None:
@@ -87,23 +79,25 @@ class Bounds:
             if is_open:
                 is_open = False
                 self._open -= 1
-                left = self._by_subscriber[subscriber] - 1
+                left = self._by_subscriber[who] - 1
                 if left:
-                    self._by_subscriber[subscriber] = left
+                    self._by_subscriber[who] = left
                 else:
-                    del self._by_subscriber[subscriber]
+                    del self._by_subscriber[who]
 
         return leave
 
-    def is_exempt(self, subscriber: str) -> bool:
+    def is_exempt(self, host: str) -> bool:
         """Whether the bound for one address does not hold for this one."""
         if not self._exempt:
             return False
-        address = ipaddress.ip_address(subscriber)
+        address = plain(ipaddress.ip_address(host.partition("%")[0]))
         return any(address in network for network in self._exempt)
 
     def refuse(self, why: str) -> None:
         """Note a connection that was closed."""
+        if why not in self._refused and len(self._refused) >= MOST_REASONS:
+            why = "others"
         self._refused[why] = self._refused.get(why, 0) + 1
         now = time.monotonic()
         if now >= self._tell_at:

@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.serving.bounds import Bounds, subscriber_of
+from gateway.serving.bounds import Bounds
+from gateway.targets import subscriber
 
 EVERY_S = 0.5
 
@@ -111,18 +112,17 @@ class Sweeper:
     def _end_excess(self, connections: Mapping[int, _Connection]) -> None:
         counts: dict[str, int] = {}
         for fd, connection in connections.items():
-            subscriber = connection.subscriber
-            if subscriber is not None:
-                counts[subscriber] = counts.get(subscriber, 0) + 1
-                if counts[subscriber] > self._bounds.per_ip and self._end(fd, connection):
-                    self._bounds.refuse(f"server.max_connections_per_ip, {subscriber}")
+            who = connection.subscriber
+            if who is not None:
+                counts[who] = counts.get(who, 0) + 1
+                if counts[who] > self._bounds.per_ip and self._end(fd, connection):
+                    self._bounds.refuse(f"server.max_connections_per_ip, {who}")
 
     def _connection(self, fd: int, inode: int) -> _Connection | None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
             if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == self._port:
                 host, port = sock.getpeername()[:2]  # a listening socket has none
-                subscriber = subscriber_of(host)
-                counted = None if self._bounds.is_exempt(subscriber) else subscriber
+                counted = None if self._bounds.is_exempt(host) else subscriber(host)
                 return _Connection(inode, (host, str(port)), counted, time.monotonic())
         return None
 

@@ -69,6 +69,11 @@ class Metrics:
             ["plugin"],
             registry=registry,
         )
+        self.failed_auth_refused = Counter(
+            "gateway_failed_auth_refused",
+            "Requests that were refused unchecked, as too many from their address had wrong keys.",
+            registry=registry,
+        )
         self.total_seconds = Histogram(
             "gateway_request_seconds",
             "From the request head to the last byte.",

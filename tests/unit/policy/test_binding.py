@@ -13,13 +13,13 @@ from gateway.plugin import ApiKeyInfo
 from gateway.policy import CompiledKey, Compiler
 from gateway.policy.binding import limits_of_request
 from gateway.store import BoundLimit, Stale
-from gateway.targets.addresses import subscriber as subscriber_of
+from gateway.targets import subscriber
 from tests.builders import a_rule, a_tenant, built_in_plugins
 from tests.gate import DAY, ms
 
 
 @pytest.mark.parametrize(
-    ("address", "subscriber"),
+    ("address", "counted"),
     [
         ("1.2.3.4", "1.2.3.4"),
         ("::ffff:1.2.3.4", "1.2.3.4"),
@@ -28,8 +28,8 @@ from tests.gate import DAY, ms
         ("unix", "unix"),
     ],
 )
-def test_an_address_stands_for_a_subscriber(address, subscriber):
-    assert subscriber_of(address) == subscriber
+def test_an_address_stands_for_a_subscriber(address, counted):
+    assert subscriber(address) == counted
 
 
 # Quotas in time zones

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import resource
 import socket
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.config import ServerSettings
 from gateway.serving import bounds as bounding
-from gateway.serving.bounds import ADMIN_CONNECTIONS, Bounds, connections_left, subscriber_of
+from gateway.serving.bounds import ADMIN_CONNECTIONS, Bounds, connections_left
 from tests.single_server import make_certificates
 from tests.unit.serving.wire_app import REST, WireApp, exchange, seen_of, serving, settings_of, status_of, trusting
 from tests.wire import eventually
@@ -127,10 +128,14 @@ async def test_all_connections_together_are_bounded_too(engine):
 
 
 def test_who_is_counted_together():
-    assert subscriber_of("192.0.2.1") == "192.0.2.1"
-    assert subscriber_of("::ffff:192.0.2.1") == "192.0.2.1"
-    assert subscriber_of("2001:db8:1:2:3:4:5:6") == subscriber_of("2001:db8:1:2::1") != subscriber_of("2001:db8:1:3::1")
-    assert subscriber_of("fe80::1%eth0") == "fe80::"
+    bounds = Bounds("proxy", 1, 100, [ipaddress.ip_network("10.0.0.0/8")])
+    assert bounds.enter("::ffff:192.0.2.1") is not None
+    assert bounds.enter("192.0.2.1") is None
+    assert bounds.enter("2001:db8:1:2:3:4:5:6") is not None
+    assert bounds.enter("2001:db8:1:2::1") is None
+    assert bounds.enter("2001:db8:1:3::1") is not None
+    for exempt in ("10.0.0.1", "10.0.0.1", "::ffff:10.0.0.1"):
+        assert bounds.enter(exempt) is not None
 
 
 def test_what_has_left_twice_is_counted_once():
