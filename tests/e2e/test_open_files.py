@@ -47,6 +47,6 @@ def test_a_process_without_a_free_file_waits_and_accepts_again(engine, tmp_path)
             gateway.program.wait_until(lambda: "Too many open files" in gateway.program.stderr(), "out of files")
             before = cpu_s(pid)
             time.sleep(2)
-            assert cpu_s(pid) - before < 1  # trying again and again would take all of the two seconds
+            assert cpu_s(pid) - before < 0.3  # trying again and again would take all that the machine gives
         gateway.program.wait_until(gateway.is_ready, "ready again")
         assert gateway.program.stderr().count("Too many open files") < 5

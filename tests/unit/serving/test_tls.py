@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import shutil
 import socket
 import ssl
-import subprocess
 import warnings
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from gateway.config import ServerSettings
 from gateway.errors import ConfigurationError
@@ -248,27 +253,30 @@ async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_is_logge
         elif damage == "gone":
             files.key.unlink()
         elif damage == "of another key":
-            files.key.write_text(a_key(files.key.parent, "prime256v1"))
+            files.key.write_bytes(a_key()[0])
         else:
-            self_signed(files, "secp521r1")
+            self_signed(files, ec.SECP521R1())
         await eventually(lambda: "the last certificate stays in force" in caplog.text, 15)
         assert await certificate_of(address) == before
         assert await certificate_of(address) == before
     assert caplog.text.count("stays in force") == 1  # not every time that somebody looks
 
 
-def a_key(folder, curve, *options):
-    path = folder / "another.pem"
-    subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-out", path, *options], check=True
-    )
-    return path.read_text()
+def a_key(curve=None, encryption=None):
+    """In PEM, and the key itself."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()), key
 
 
 def self_signed(files, curve):
-    files.key.write_text(a_key(files.key.parent, curve))
-    command = ["openssl", "req", "-x509", "-key", files.key, "-subj", "/CN=localhost", "-out", files.certificate]
-    subprocess.run(command, check=True, capture_output=True)
+    pem, key = a_key(curve)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now.replace(year=9999)
+    )
+    files.key.write_bytes(pem)
+    files.certificate.write_bytes(certificate.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
 
 def refusal_of(files, **more):
@@ -286,11 +294,11 @@ def test_a_missing_file_is_named_with_its_key(files, missing):
 
 def test_files_that_do_not_hold_what_they_should_are_named_with_their_keys(files):
     right = files.key.read_text()
-    files.key.write_text(a_key(files.key.parent, "prime256v1"))
+    files.key.write_bytes(a_key()[0])
     assert refusal_of(files) == f"server.tls_key: {files.key} is not the key of {files.certificate}"
     files.key.write_text("nonsense")
     assert refusal_of(files) == f"server.tls_key: {files.key} holds no key in PEM"
-    files.key.write_text(a_key(files.key.parent, "prime256v1", "-aes256", "-pass", "pass:secret"))
+    files.key.write_bytes(a_key(encryption=BestAvailableEncryption(b"secret"))[0])
     assert refusal_of(files) == f"server.tls_key: {files.key} is encrypted"
     files.key.write_text(right)
     files.certificate.write_text(right)
@@ -298,7 +306,7 @@ def test_files_that_do_not_hold_what_they_should_are_named_with_their_keys(files
 
 
 def test_a_certificate_that_the_engine_cannot_use_is_refused_before_anything_is_served(files):
-    self_signed(files, "secp521r1")
+    self_signed(files, ec.SECP521R1())
     check_server(ServerSettings(**settings_of(files)))
     assert "Granian's TLS library cannot use them" in refusal_of(files, engine="granian")
 
