@@ -9,7 +9,7 @@ from quart import Quart, Response, g, request
 
 from gateway.admin.answering import PREFIX, Health
 from gateway.admin.api_keys import api_keys_blueprint
-from gateway.admin.auth import Authenticator, FailedLogins, check_host
+from gateway.admin.auth import Authenticator, check_host
 from gateway.admin.docs import docs_blueprint
 from gateway.admin.explain import explain_blueprint
 from gateway.admin.openapi import openapi_document
@@ -22,6 +22,7 @@ from gateway.admin.tenants import tenants_blueprint
 from gateway.admin.usage import usage_blueprint
 from gateway.config import Config, is_loopback
 from gateway.errors import NotAllowed
+from gateway.failed_logins import FailedLogins
 from gateway.policy import Accounting
 from gateway.registry import Registry
 from gateway.secrets import Vault
