@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 from prometheus_client import (
@@ -20,11 +21,19 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from gateway.errors import public_errors
 from gateway.money import NANO
 from gateway.telemetry.visit import Called, Visit
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+_STATUSES = frozenset({499, *map(int, HTTPStatus)})
+
+MOST_CODES = 200
+"""Codes of refusals that are counted apart, the gateway's own among them; the rest is `OTHER`."""
+
+OTHER = "other"
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder in which the processes of a replica keep their series. Read when this module is imported."""
@@ -33,6 +42,11 @@ SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 def forget_process(pid: int, folder: Path) -> None:
     """Drop what a dead process was doing from the shared series; what it has done stays counted."""
     multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _status_label(status: int) -> str:
+    """Targets choose statuses, so those that nobody has registered count as their class."""
+    return str(status) if status in _STATUSES else f"{status // 100}xx"
 
 
 class Metrics:
@@ -47,6 +61,7 @@ class Metrics:
         self._upstream: dict[str, Callable[[float], None]] = {}
         # input, output and cached tokens and nano-USD of calls since they were last shown
         self._called: dict[tuple[str, str], list[int]] = {}
+        self._codes = {error.code for error in public_errors()}
         self._is_shared = SHARED_METRICS in os.environ
         self._shown: list[tuple[Gauge, Callable[[], float]]] = []
         self._read_breakers: Callable[[], Mapping[str, int]] = dict
@@ -185,13 +200,13 @@ class Metrics:
         labels = visit.tenant, visit.rule, visit.status
         series = self._ended.get(labels)
         if series is None:
-            requests = self.requests.labels(visit.tenant, visit.rule, str(visit.status))
+            requests = self.requests.labels(visit.tenant, visit.rule, _status_label(visit.status))
             series = self._ended[labels] = requests.inc, self.total_seconds.labels(visit.tenant).observe
         count, observe = series
         count()
         observe(total_ms / 1_000)
         if visit.code:
-            self.refusals.labels(visit.tenant, visit.code).inc()
+            self.refusals.labels(visit.tenant, self._code_label(visit.code)).inc()
         if visit.admission_ms is not None:
             self.admission_seconds.observe(visit.admission_ms / 1_000)
         if visit.upstream_ms is not None:
@@ -201,6 +216,14 @@ class Metrics:
             upstream(visit.upstream_ms / 1_000)
         if visit.called is not None:
             self._observe_call(visit, visit.called)
+
+    def _code_label(self, code: str) -> str:
+        """Plugins make codes of their own; one that makes them of what clients send must not make series of it."""
+        if code not in self._codes:
+            if len(self._codes) >= MOST_CODES:
+                return OTHER
+            self._codes.add(code)
+        return code
 
     def _observe_call(self, visit: Visit, called: Called) -> None:
         labels, usage = (visit.tenant, visit.rule), called.usage
