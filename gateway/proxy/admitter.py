@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from gateway import virtual_key
 from gateway.errors import (
@@ -18,7 +17,6 @@ from gateway.errors import (
     UnknownTenant,
 )
 from gateway.formats import Endpoint
-from gateway.models import LimitKind
 from gateway.policy import (
     Accounting,
     CompiledKey,
@@ -42,22 +40,11 @@ from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
-from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Settlement, Stale, Unseeded, Used
+from gateway.proxy.ticket import Ticket
+from gateway.store import Admission, Admissions, BoundLimit, Keyspace, Known, Settlement, Stale, Unseeded
 
 MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
-
-
-class Ticket(NamedTuple):
-    """A decided request, and the terms on which it was; ``by_store`` is False where the store was away and knows of nothing."""
-
-    id: str
-    tenant: CompiledTenant
-    key: CompiledKey
-    rule: CompiledRule
-    terms: Terms
-    admission: Admission
-    by_store: bool = True
 
 
 class Admitter:
@@ -230,48 +217,16 @@ class Admitter:
         return self._configurations.tenant(caller.subdomain) is not None
 
     def settle(self, ticket: Ticket, outcome: Outcome) -> None:
-        """End an admitted request, once, off its path: what it holds is free, and what it used is recorded.
-
-        Limits behind the entry that the request has reached took no effect and give their charge back. Those that count
-        it otherwise than it was charged are corrected.
-        """
+        """End an admitted request, once, off its path: what it holds is free, and what it used is recorded."""
         if not ticket.admission.admitted:
             return
         if ticket.by_store:
             self._renewer.let_go(ticket.id)
         elif self._last_known is not None:
             self._last_known.ended(ticket.terms.limits)
-        dues: list[Due] = []
-        terms = ticket.terms
-        for limit, state in zip(terms.limits, ticket.admission.states, strict=True):
-            if state.refuses:
-                continue  # a shadow limit that counted nothing
-            actual = outcome.cost_of(limit)
-            if not ticket.by_store:
-                if limit.placed.entry <= outcome.reached and limit.placed.spec.kind is not LimitKind.CONCURRENCY:
-                    # the store has charged nothing, so all of it is on top
-                    dues.append((limit._replace(cost=0), limit.cost if actual is None else actual))
-            elif limit.placed.entry > outcome.reached:
-                dues.append((limit, 0))
-            elif limit.placed.spec.holds or actual is not None:
-                dues.append((limit, actual))
-        used = None
-        if outcome.exchange is not None:
-            model = outcome.model_of(terms.model)
-            usage, cost_nano_usd, _ = outcome.spent
-            used = Used(
-                ticket.tenant.info.id,
-                ticket.key.info.id,
-                ticket.rule.info.id,
-                model,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_tokens=usage.cached_tokens,
-                cost_nano_usd=cost_nano_usd,
-            )
-        if terms.limits or used:  # also with nothing due: the marker of what is in flight would stay for an hour
-            now_ms = ticket.admission.now_ms
-            self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))
+        settlement = ticket.settlement(outcome)
+        if settlement is not None:
+            self._settler.add(settlement)
 
     async def _ask(
         self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known

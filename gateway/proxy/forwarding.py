@@ -14,7 +14,7 @@ from gateway.headers import forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
 from gateway.policy import Accounting, reached_thresholds, refusal_of, renamed_path, sent_body
-from gateway.proxy.admitter import Admitter, Ticket
+from gateway.proxy.admitter import Admitter
 from gateway.proxy.alerts import Alerts
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
@@ -24,6 +24,7 @@ from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.proxy.returning import Returning
+from gateway.proxy.ticket import Ticket
 from gateway.telemetry import Called, Visit
 
 _LOG = logging.getLogger("gateway.proxy")
