@@ -18,13 +18,6 @@ failed=0
 # amount FULL SHORT: the one of this form
 amount() { if [ "$form" = full ]; then echo "$1"; else echo "$2"; fi; }
 
-# files PATTERN…: those that exist
-files() {
-    local file
-    for file in "$@"; do [ -e "$file" ] && echo "$file"; done
-    return 0
-}
-
 # figure NAME WANTED TEST… [-- NAME=VALUE…]: run tests, with these settings, and note how it went; what fails does not end the run
 figure() {
     local name=$1 wanted=$2 tests=() settings=() began log got
@@ -39,9 +32,7 @@ figure() {
     began=$SECONDS
     echo "-- $name: $wanted"
     : >"$log.figures"
-    if [ ${#tests[@]} -eq 0 ]; then
-        got="FAILED: there is no such test"
-    elif env "${settings[@]}" GATEWAY_FIGURES="$log.figures" GATEWAY_FAULT_TABLE="$log.table" \
+    if env "${settings[@]}" GATEWAY_FIGURES="$log.figures" GATEWAY_FAULT_TABLE="$log.table" \
         .venv/bin/python -m pytest --quiet --timeout 36000 "${tests[@]}" >"$log" 2>&1; then
         got=$(paste -sd '/' "$log.figures")
         [ -n "$got" ] || got=$(tail -n 1 "$log")
@@ -78,21 +69,17 @@ figure "faults" "each kind $tries times, none lets through what it must not" \
     --ignore tests/faults/test_soak.py "${marks[@]}" -- \
     GATEWAY_FAULT_TRIES="$tries" GATEWAY_STOPS="$tries"
 forms=$(amount 2000000 50000)
-# shellcheck disable=SC2046  # file names without spaces
-figure "raw HTTP" "$forms malformed requests" $(files tests/faults/test_wire_fuzz.py) "${marks[@]}" -- GATEWAY_WIRE_FUZZ="$forms"
+figure "raw HTTP" "$forms mutated requests over all engines" tests/faults/test_wire_fuzz.py "${marks[@]}" -- GATEWAY_WIRE_FUZZ="$forms"
 forms=$(amount 5000 1000)
-# shellcheck disable=SC2046
-figure "SSRF" "$forms forms of forbidden targets" $(files tests/e2e/test_ssrf*.py tests/unit/test_ssrf*.py) -- GATEWAY_SSRF_FORMS="$forms"
+figure "SSRF" "$forms forms of targets, no connection inside" tests/e2e/test_ssrf.py -- GATEWAY_SSRF_FORMS="$forms"
 examples=$(amount 50000 2000)
-# shellcheck disable=SC2046
 figure "admin API" "$examples generated calls: no 5xx, nothing across tenants" \
-    $(grep -rl --include='test_*.py' GATEWAY_ADMIN_FUZZ_EXAMPLES tests) -- GATEWAY_ADMIN_FUZZ_EXAMPLES="$examples"
+    tests/integration/test_admin_schema.py -- GATEWAY_ADMIN_FUZZ_EXAMPLES="$examples"
 seconds=$(amount 3600 180)
 figure "soak" "$seconds s of faults: memory, files and latency stay where they are" \
     tests/faults/test_soak.py -- GATEWAY_SOAK_S="$seconds"
 figure "limits in real time" "steady traffic at every kind of limit" tests/integration/test_soak.py "${long[@]}"
-# shellcheck disable=SC2046
-figure "canaries" "no secret in answers, logs, metrics or traces" $(files tests/e2e/test_canaries.py tests/*/test_secret*.py)
+figure "canaries" "no secret in answers, logs, metrics or traces" tests/e2e/test_canaries.py
 
 python3 - "$form" "$logs" <<'PYTHON'
 import pathlib, subprocess, sys, time

@@ -1,6 +1,6 @@
 """Requests made from the OpenAPI document, good and bad: no answer is a bug, each is as documented, nobody else is touched.
 
-``ADMIN_FUZZ_EXAMPLES`` is the number of requests, half of them with a tenant's key and half with the operator's token.
+``GATEWAY_ADMIN_FUZZ_EXAMPLES`` is the number of requests, half of them with a tenant's key and half with the operator's token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemathesis.core import NotSet
 
 from tests.unit.admin.helpers import OPERATOR, Admin, an_admin
 
-EXAMPLES = int(os.environ.get("ADMIN_FUZZ_EXAMPLES", "2000"))
+EXAMPLES = int(os.environ.get("GATEWAY_ADMIN_FUZZ_EXAMPLES", "2000"))
 A_LIFE = 100
 """Requests to one store: some of them revoke the key that others are about."""
 
