@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
@@ -70,7 +71,9 @@ class Connection:
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
-        await asyncio.gather(*(part.aclose() for part in (self.scripts, self.client, *self.sentinels)))
+        await asyncio.gather(self.scripts.aclose(), self.client.aclose())
+        # last: until then somebody may be asking them
+        await asyncio.gather(*(sentinel.aclose() for sentinel in self.sentinels))
 
     async def primaries(self) -> list[Node]:
         """Every server that runs scripts: all primaries of a cluster, otherwise the client itself."""
@@ -169,6 +172,18 @@ def describe(settings: RedisSettings) -> str:
     return f"{address.kind} {places}" + (f" name {address.service}" if address.service else "")
 
 
+def sentinel_service(settings: RedisSettings) -> str:
+    """The name under which sentinels know the primary; empty without them. Raises ConfigurationError like `connect`."""
+    return parse_url(settings.url).service if settings.url and not settings.is_embedded else ""
+
+
+def certificate_files(settings: RedisSettings) -> tuple[list[Path], list[Path]]:
+    """What the store's address names: certificates, then keys. Raises ConfigurationError like `connect`."""
+    options = parse_url(settings.url).options if settings.url and not settings.is_embedded else {}
+    certificates = [Path(options[name]) for name in ("ssl_ca_certs", "ssl_certfile") if name in options]
+    return certificates, [Path(options[name]) for name in ("ssl_keyfile",) if name in options]
+
+
 def _from_fields(settings: RedisSettings) -> StoreAddress:
     hosts = ((settings.host, settings.port),)
     password = settings.password.get_secret_value() or None
@@ -232,8 +247,7 @@ def store_error(error: Exception) -> Exception:
         return error
     if isinstance(error, redis_errors.MaxConnectionsError):
         return Overloaded()
-    refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
-    if isinstance(refusal, _AUTH):
+    if refusal := _refusal(error):
         _log.error("Redis refuses the gateway's user or password: %s", refusal)
         return StoreUnavailable()
     if is_denied(str(error)):
@@ -242,6 +256,13 @@ def store_error(error: Exception) -> Exception:
         _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE
     ).search(str(error))
     return StoreUnavailable() if unavailable else InternalError()
+
+
+def _refusal(error: BaseException | None) -> BaseException | None:
+    """What a server has refused, also where redis-py calls it something else, such as "cluster mode is not enabled"."""
+    while error is not None and not isinstance(error, _AUTH):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 @contextmanager
