@@ -64,7 +64,7 @@ def load_config(path: Path | None = None) -> Config:
 
     Raises ConfigurationError, whose message names each key at fault.
     """
-    source = path or _configured_path()
+    source = path or configured_file()
     where = str(source) if source is not None else "environment"
     _check_environment()
     try:
@@ -84,7 +84,8 @@ def sections() -> dict[str, type[Section]]:
     }
 
 
-def _configured_path() -> Path | None:
+def configured_file() -> Path | None:
+    """What is read where no path is given; None for nothing."""
     named = os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     if named:
         return Path(named)

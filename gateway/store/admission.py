@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, UnknownTenant
 from gateway.plugin import LimitState
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
 from gateway.store.placed import INTEGERS_PER_LIMIT, PERIOD, BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner

@@ -17,8 +17,9 @@ from gateway.errors import (
 )
 from gateway.models import ApiKey, format_time
 from gateway.store.admission import Admissions, Known
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
 from gateway.store.documents import parsed, parsed_or_none
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
 from gateway.store.scripts import ScriptRunner
 from gateway.store.tenants import TenantStore

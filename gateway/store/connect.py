@@ -1,4 +1,4 @@
-"""The only place that makes Redis clients, and the border at which their exceptions become the gateway's own.
+"""The only place that makes Redis clients.
 
 No client retries a command: a script whose reply was lost may have run. Reconnecting and following MOVED and ASK remain.
 
@@ -10,12 +10,12 @@ somebody else. Such a command may have run or not.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
@@ -26,15 +26,14 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.config.sections import RedisSettings
-from gateway.errors import InternalError, Overloaded, StoreAway, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url, refusal
-from gateway.store.breaker import STATES, Breaker, NotSent
+from gateway.store.breaker import STATES, Breaker
 from gateway.store.cluster import ClusterClient
+from gateway.store.failures import store_errors
 from gateway.store.multiplexed import Commands, MultiplexedConnection
 from gateway.store.multiplexed_cluster import MultiplexedCluster
 from gateway.store.pools import Managed, Pool, SentinelPool, Tcp, Unix
-
-_log = logging.getLogger("gateway.store")
 
 
 class Node(Protocol):
@@ -92,7 +91,9 @@ class Connection:
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
-        await asyncio.gather(*(part.aclose() for part in (self.scripts, self.client, *self.sentinels)))
+        await asyncio.gather(self.scripts.aclose(), self.client.aclose())
+        # last: until then somebody may be asking them
+        await asyncio.gather(*(sentinel.aclose() for sentinel in self.sentinels))
 
     async def primaries(self) -> list[Node]:
         """Every server that runs scripts: all primaries of a cluster, otherwise the only one."""
@@ -204,6 +205,18 @@ def _places(address: StoreAddress) -> str:
     return places + (f" name {address.service}" if address.service else "")
 
 
+def sentinel_service(settings: RedisSettings) -> str:
+    """The name under which sentinels know the primary; empty without them. Raises ConfigurationError like `connect`."""
+    return parse_url(settings.url).service if settings.url and not settings.is_embedded else ""
+
+
+def certificate_files(settings: RedisSettings) -> tuple[list[Path], list[Path]]:
+    """What the store's address names: certificates, then keys. Raises ConfigurationError like `connect`."""
+    options = parse_url(settings.url).options if settings.url and not settings.is_embedded else {}
+    certificates = [Path(options[name]) for name in ("ssl_ca_certs", "ssl_certfile") if name in options]
+    return certificates, [Path(options[name]) for name in ("ssl_keyfile",) if name in options]
+
+
 def _from_fields(settings: RedisSettings) -> StoreAddress:
     hosts = ((settings.host, settings.port),)
     password = settings.password.get_secret_value() or None
@@ -222,79 +235,3 @@ def _tls_context(address: StoreAddress) -> ssl.SSLContext | None:
         raise refusal(f"the certificate files cannot be used: {error}") from error
     context.check_hostname = address.options.get("ssl_check_hostname") != "false"
     return context
-
-
-# Errors
-
-_AUTH = (
-    redis_errors.AuthenticationError,
-    redis_errors.AuthorizationError,
-    redis_errors.AuthenticationWrongNumberOfArgsError,
-    redis_errors.NoPermissionError,
-)
-# What Redis and Valkey say; another server could repeat the password.
-_SAID_OF_LOGIN = re.compile(
-    r"Authentication required\.|invalid username-password pair or user is disabled\."
-    r"|this user has no permissions to (?:run the '[\w|]+' command|access one of the (?:keys|channels))"
-)
-_UNAVAILABLE = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.InvalidResponse,
-    redis_errors.ClusterError,
-    redis_errors.SlotNotCoveredError,
-    redis_errors.AskError,
-    redis_errors.TryAgainError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    OSError,
-)
-# What has no class of its own, and what Redis 6 wraps in an error of the script: "ERR Error running script …: -OOM command …".
-_UNAVAILABLE_CODE = re.compile(r"(?:^|caused error: |: -)(?:BUSY|READONLY|OOM|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN)\b")
-# What a script was not allowed, by Redis and by Valkey; of everything else they say NOPERM.
-_DENIED = re.compile(r"The user executing the script can't (?:run|access)|ACL failure in script|\bNOPERM\b")
-_TOPOLOGY = re.compile(r"Redis Cluster cannot be connected|All slots are not covered|could not agree")
-
-
-def is_denied(message: str) -> bool:
-    """Whether a server says that the user of the connection may not do this."""
-    return _DENIED.search(message) is not None
-
-
-def store_error(error: Exception) -> Exception:
-    """The gateway's error for an exception of redis-py; ``NoScriptError`` comes back as it is, for the script runner.
-
-    For the replies of a pipeline, which are values. Overloaded: no free connection in time. StoreUnavailable: Redis did not
-    answer or may not be asked now; StoreAway: it was not asked. InternalError: everything else is a bug. What it says about a
-    refused login is logged, never part of the message.
-    """
-    if isinstance(error, redis_errors.NoScriptError):
-        return error
-    if isinstance(error, NotSent):
-        mapped = store_error(error.__cause__) if isinstance(error.__cause__, Exception) else StoreUnavailable()
-        return StoreAway() if type(mapped) is StoreUnavailable else mapped
-    if isinstance(error, redis_errors.MaxConnectionsError):
-        return Overloaded()
-    refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
-    if isinstance(refusal, _AUTH):
-        said = _SAID_OF_LOGIN.match(str(refusal))
-        _log.error("Redis refuses the gateway's user or password: %s", said[0] if said else type(refusal).__name__)
-        return StoreUnavailable()
-    if is_denied(str(error)):
-        return StoreUnavailable()  # the runner of scripts has said what, where it was one
-    unavailable = isinstance(error, _UNAVAILABLE) or (
-        _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE
-    ).search(str(error))
-    return StoreUnavailable() if unavailable else InternalError()
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Inside, exceptions of redis-py and timeouts become those of ``store_error``, chained to the original."""
-    try:
-        yield
-    except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
-        mapped = store_error(error)
-        if mapped is error:
-            raise
-        raise mapped from error

@@ -9,7 +9,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from gateway.errors import ConfigurationError
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_errors
 
 _LOG = logging.getLogger("gateway.store")
 

@@ -80,3 +80,21 @@ DATA: Mapping[str, tuple[str, ...]] = {
 """What the scripts call and the stores send."""
 
 NEEDED: Mapping[str, tuple[str, ...]] = {**CONNECTING, **CLUSTER, **EXAMINING, **DATA}
+
+SUPERFLUOUS: Mapping[str, tuple[str, ...]] = {
+    "keys of others": ("GET", "another:key"),
+    "acl|setuser": ("ACL", "SETUSER", "gateway"),
+    "client|kill": ("CLIENT", "KILL", "ID", "1"),
+    "config|get": ("CONFIG", "GET", "*"),
+    "config|set": ("CONFIG", "SET", "appendonly", "no"),
+    "debug": ("DEBUG", "SLEEP", "1"),
+    "flushall": ("FLUSHALL",),
+    "keys": ("KEYS", "*"),
+    "monitor": ("MONITOR",),
+    "publish": ("PUBLISH", "channel", "message"),
+    "replicaof": ("REPLICAOF", "NO", "ONE"),
+    "save": ("SAVE",),
+    "script|flush": ("SCRIPT", "FLUSH"),
+    "shutdown": ("SHUTDOWN",),
+}
+"""What does most harm in the wrong hands and is never needed; asked about, never sent."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from gateway.errors import InternalError, NotFound
 from gateway.models import Rule, Tenant
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
 from gateway.store.documents import parsed, parsed_or_none
+from gateway.store.failures import store_errors
 from gateway.store.scripts import ScriptRunner
 from gateway.store.tenants import StoredTenant, TenantStore
 from gateway.store.writing import (

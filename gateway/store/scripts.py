@@ -10,7 +10,8 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import ConfigurationError, InternalError
-from gateway.store.connect import Connection, Node, is_denied, store_error, store_errors
+from gateway.store.connect import Connection, Node
+from gateway.store.failures import is_denied, store_error, store_errors
 from gateway.store.script_source import Script
 
 _LOG = logging.getLogger("gateway.store")

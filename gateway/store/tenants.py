@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from gateway.errors import IdempotencyConflict, InternalError, NotFound, SubdomainTaken
 from gateway.models import ApiKey, Tenant
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
 from gateway.store.documents import parsed
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup, tenant_creation, tenant_index
 from gateway.store.receipts import ReceiptIndex
 from gateway.store.scripts import ScriptRunner

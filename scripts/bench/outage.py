@@ -1,7 +1,7 @@
 """How long requests take while Redis is away, by the access log: ``python -m scripts.bench.outage [--engine NAME]``.
 
-A real gateway with a Valkey server of the bench's own, which is killed and started again, and then stopped and let go on. Clients ask
-one request after another, each on a connection of its own, with a pause between them.
+A real gateway with a Valkey server of the bench's own, which is killed and started again, and then stopped and let go on.
+Clients ask one request after another, each on a connection of its own, with a pause between them.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 
 from gateway.errors import StoreAway, StoreUnavailable
 from gateway.store.breaker import FAILURES, Breaker
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
 from gateway.store.embedded import find_server
+from gateway.store.failures import store_errors
 from tests.scripted_store import scripted_store
 from tests.servers import connected, redis_cluster, valkey_server, wait_until
 from tests.wire import eventually

@@ -16,8 +16,9 @@ from redis.exceptions import NoScriptError
 
 from gateway.config.sections import RedisSettings
 from gateway.errors import InternalError, Overloaded, StoreUnavailable
-from gateway.store.connect import Connection, connect, store_error, store_errors
+from gateway.store.connect import Connection, connect
 from gateway.store.embedded import EmbeddedServer
+from gateway.store.failures import store_error, store_errors
 from tests.servers import (
     DEBIAN_REDIS,
     connected,

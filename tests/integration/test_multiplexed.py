@@ -19,7 +19,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from gateway.errors import Overloaded, StoreAway, StoreUnavailable
-from gateway.store.connect import Connection, store_error, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_error, store_errors
 from gateway.store.multiplexed import MAX_PENDING
 from gateway.store.script_source import Script
 from gateway.store.scripts import ScriptRunner

@@ -20,8 +20,8 @@ from gateway.config import RedisSettings
 from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.resources import lua_folder
 from gateway.store import Keyspace, connect, open_stores
-from gateway.store.connect import store_errors
 from gateway.store.embedded import find_server
+from gateway.store.failures import store_errors
 from gateway.store.permissions import CLUSTER, CONNECTING, DATA, EXAMINING, NEEDED
 from gateway.store.script_source import read_scripts
 from tests.gateways import running_proxy
@@ -179,7 +179,7 @@ async def test_a_server_is_told_what_is_needed_to_connect(binary: Path):
         assert "evalsha" in sent
 
 
-async def test_the_primaries_of_a_cluster_are_told_what_is_needed_to_connect(binary: Path):
+async def test_the_primaries_of_a_cluster_are_told_what_is_needed_to_connect(binary: Path, caplog: pytest.LogCaptureFixture):
     with redis_cluster(binary) as cluster:
         sent = await sent_to(cluster.nodes, cluster.url)
         assert sent <= set(NEEDED) - set(EXAMINING)
@@ -189,8 +189,16 @@ async def test_the_primaries_of_a_cluster_are_told_what_is_needed_to_connect(bin
         cluster.begin_move(slot, source, next(node for node in cluster.nodes if node is not source))
         assert "asking" in await sent_to(cluster.nodes, cluster.url)
         assert denials(*cluster.nodes) == set()
+        for command in CLUSTER.keys() - {"asking"}:
+            caplog.clear()
+            with without(cluster.nodes, command), pytest.raises(StoreUnavailable):
+                await come_and_go(cluster.url)
+            assert command in caplog.text, "redis-py says that this is no cluster"
 
 
+@pytest.mark.parametrize(
+    "binary", [SERVERS[0], pytest.param("redis", id="redis", marks=[*SERVERS[1].marks, pytest.mark.long])], indirect=True
+)
 async def test_a_sentinel_and_its_primary_are_told_what_is_needed_to_connect(binary: Path):
     with redis_sentinel(binary, sentinels=3) as replicated:
         everybody = (replicated.primary, *replicated.replicas, *replicated.sentinels)
