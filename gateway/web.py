@@ -113,6 +113,7 @@ def error_reply(error: GatewayError, request_id: str) -> tuple[int, list[tuple[b
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),  # caches may keep a 404 that says nothing of it, beyond the end of its cause
         (b"x-request-id", request_id.encode()),
         (b"x-content-type-options", b"nosniff"),
         *((name.lower().encode(), value.encode()) for name, value in error.headers),
@@ -245,5 +246,10 @@ def health_blueprint(
         except TimeoutError:
             raise StoreUnavailable from None
         return {"status": "ok"}
+
+    @blueprint.after_request
+    async def now_and_never_again(response: Response) -> Response:
+        response.headers["cache-control"] = "no-store"
+        return response
 
     return blueprint
