@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.server import ServerSettings
 from tests.e2e.processes import GATEWAY, Gateway, a_gateway
 from tests.engines import ENGINE
 from tests.faults.table import FaultRow
@@ -28,6 +29,12 @@ SETTINGS = {
     "REDIS__CONNECT_TIMEOUT": "5s",
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
     "UPSTREAM__KEEP_ALIVE": "1s",
+}
+# clients shall be able to use up what there is, not only what is set aside for them
+UNBOUNDED = {
+    f"SERVER__{key.upper()}": "100000"
+    for key in ("max_connections", "max_connections_per_ip")
+    if key in ServerSettings.model_fields
 }
 RECOVERY_S = 20.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -94,7 +101,7 @@ async def bounded(folder: Path, store: Server) -> AsyncIterator[tuple[Bounded, a
             await may_answer.wait()
         await call.answer(200, body=b"ok")
 
-    settings = {**SETTINGS, "REDIS__URL": store.url}
+    settings = {**SETTINGS, **UNBOUNDED, "REDIS__URL": store.url}
     async with an_upstream(answer) as upstream:
         with contextlib.ExitStack() as stack:
             started = a_gateway(folder, settings=settings, command=BOUNDED)
