@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,17 @@ async def test_the_user_may_also_be_named_by_the_keys_of_a_single_server(restric
 def test_a_user_needs_a_password():
     with pytest.raises(ValueError, match="username needs a password"):
         RedisSettings(username=GATEWAY)
+
+
+def test_the_documented_command_gives_every_user_a_password_of_its_own(tmp_path: Path):
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    command = re.search(r"```bash\n(sed .*?)```", page, re.DOTALL)
+    assert command is not None
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / REDIS_ACL.name).write_text(REDIS_ACL.read_text())
+    subprocess.run(["sh", "-euc", command[1]], cwd=tmp_path, check=True)
+    made = tmp_path / "users.acl"
+    passwords = re.findall(r">([0-9a-f]{48})\b", made.read_text())
+    assert "REPLACE" not in made.read_text()
+    assert len(set(passwords)) == len(passwords) == len(users_of(REDIS_ACL)) - 1
+    assert made.stat().st_mode & 0o077 == 0
