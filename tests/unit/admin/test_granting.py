@@ -124,4 +124,6 @@ async def test_what_a_key_makes_never_exceeds_it(data):
             got = await admin.call("POST", f"{path}/{target}/rotate", {"grace": "1h"}, key=maker["api_key"])
             if got.status == 201:
                 assert_within(got.json | {"rules": rules}, maker)
+                if which.endswith("myself"):
+                    maker["api_key"] = got.json["api_key"]  # a second rotation ends the first secret
         assert got.status in (200, 201, 400, 403), got.raw
