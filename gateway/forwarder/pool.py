@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import ipaddress
 import itertools
@@ -29,6 +30,9 @@ _LOG = logging.getLogger("gateway.forwarder")
 FIRST_RETRY_MS = 50
 MAX_DESTINATIONS = 10_000
 LOOKED_AT = 32
+
+
+_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class ForbiddenAddress(OSError):
@@ -180,6 +184,8 @@ class Pool:
                         return connection
                     connection.close()
             except aiohttp.ClientConnectorError as error:
+                if error.os_error.errno in _OWN_FAULT:
+                    raise Overloaded("The gateway has no connection left for this request; try again.") from error
                 forbidden = isinstance(error.os_error, ForbiddenAddress)
                 hopeless = forbidden or isinstance(error, aiohttp.ClientConnectorCertificateError)
                 if hopeless or attempt == retries or not destination.may_retry(self._loop.time()):

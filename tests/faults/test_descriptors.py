@@ -158,7 +158,7 @@ async def test_requests_to_a_slow_target_that_use_up_all_files_are_told_so_and_t
                 told = await asyncio.gather(*asked, return_exceptions=True)
                 statuses = [reply.status for reply in told if isinstance(reply, Message)]
                 assert 200 in statuses
-                assert set(statuses) <= {200, 502, 503}
+                assert set(statuses) <= {200, 503}
                 # what has no answer was closed or never accepted, and is no longer waited for
                 assert all(isinstance(reply, Message | OSError | asyncio.IncompleteReadError) for reply in told), told
                 with row.recovery():
