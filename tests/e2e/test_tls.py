@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from tests.e2e.calls import call
-from tests.e2e.processes import GATEWAY, Gateway, clean_environment, free_ports, run, running, settings_of
+from tests.e2e.processes import GATEWAY, Gateway, a_demo_upstream, clean_environment, free_ports, run, running, settings_of
 from tests.servers import wait_until
 from tests.single_server import make_certificates
 
@@ -54,10 +54,18 @@ def secured(folder, files, **settings):
 def test_sigterm_under_streams_over_tls_loses_nothing(engine, tmp_path):
     files = make_certificates(tmp_path)
     trust = ssl.create_default_context(cafile=str(files.authority))
-    with secured(tmp_path, files, SERVER__ENGINE=engine, SERVER__DRAIN_DELAY="500ms") as scene:
+    with (
+        a_demo_upstream(tmp_path) as upstream,
+        secured(tmp_path, files, SERVER__ENGINE=engine, SERVER__DRAIN_DELAY="500ms") as scene,
+    ):
         program, proxy_port = scene.program, scene.proxy_port
         assert call(scene.admin_port, "GET", "/health/ready").status == 200  # on loopback, without TLS
         key = scene.demo_key()
+        # the gateway's own demo upstream stops when the gateway does
+        (tenant,) = scene.admin("GET", "/tenants").json["tenants"]
+        (rule,) = scene.admin("GET", f"/tenants/{tenant['id']}/rules", key=key).json["rules"]
+        elsewhere = {"target": f"http://127.0.0.1:{upstream}"}
+        assert scene.admin("PATCH", f"/tenants/{tenant['id']}/rules/{rule['id']}", elsewhere, key=key).status == 200
 
         async def load():
             told = asyncio.Event()
