@@ -25,11 +25,10 @@ from gateway.errors import (
 )
 from gateway.failed_logins import FailedLogins
 from gateway.models import ApiKey, Tenant
-from gateway.policy import MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
+from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
 from gateway.store import Stores
 from gateway.web import client_address, is_within
 
-_CLOSE = (("connection", "close"),)
 BASIC_CHALLENGE = (("www-authenticate", 'Basic realm="gateway admin", charset="UTF-8"'),)
 
 
@@ -127,11 +126,11 @@ def check_bounds(request: Request) -> None:
     """Raises MissingHost, HeadersTooLarge, UriTooLong for a head that the proxy would refuse as well, and closes."""
     values = [value for _, value in request.headers]
     if len(request.headers.getlist("host")) > 1:
-        raise MissingHost(param="Host", headers=_CLOSE)
+        raise MissingHost(param="Host", headers=CLOSE)
     if len(values) > MAX_FIELDS or max(map(len, values), default=0) > MAX_FIELD_BYTES:
-        raise HeadersTooLarge(headers=_CLOSE)
+        raise HeadersTooLarge(headers=CLOSE)
     if len(request.scope["raw_path"]) + len(request.query_string) > MAX_URL_BYTES:
-        raise UriTooLong(headers=_CLOSE)
+        raise UriTooLong(headers=CLOSE)
 
 
 def check_host(host: str | None, settings: ServerSettings, is_loopback: Callable[[str], bool]) -> None:

@@ -7,6 +7,7 @@ from gateway.policy.call import Call, endpoint_for, is_decided_by_body, is_reada
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import (
+    CLOSE,
     MAX_FIELD_BYTES,
     MAX_FIELDS,
     MAX_URL_BYTES,
@@ -26,6 +27,7 @@ from gateway.policy.terms import Terms, terms_of, tighter_terms
 __all__ = [
     "BEFORE_CHAIN",
     "BODILESS",
+    "CLOSE",
     "MAX_FIELDS",
     "MAX_FIELD_BYTES",
     "MAX_URL_BYTES",

@@ -8,13 +8,12 @@ from typing import Any
 
 from gateway.errors import AmbiguousCredentials, BadRequest, GatewayError, HeadersTooLarge, MissingHost
 from gateway.headers import CREDENTIALS, RawHeaders
-from gateway.policy import MAX_FIELD_BYTES, MAX_FIELDS, check_target
+from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, check_target
 from gateway.targets.addresses import IPNetwork
 from gateway.web import client_address, is_within
 
 MAX_LENGTH_DIGITS = 18
 
-_CLOSE = (("connection", "close"),)
 _BEARER = b"bearer "
 
 
@@ -42,7 +41,7 @@ def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
     try:
         return _read(scope, trusted)
     except GatewayError as error:
-        error.headers = (*error.headers, *_CLOSE)
+        error.headers = (*error.headers, *CLOSE)
         raise
 
 
