@@ -12,7 +12,7 @@ from gateway.admin.operation import Access, Body, Operation, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import if_match, parsed, read_object
 from gateway.admin.rule_checks import built, changed, shown
-from gateway.errors import IdempotencyConflict, NotAllowed
+from gateway.errors import IdempotencyConflict, InternalError, NotAllowed
 from gateway.models import NewRule, Rule, Tenant
 from gateway.store import Once, Repeated, new_id
 from gateway.store.writing import etag
@@ -109,9 +109,12 @@ def rules_blueprint(parts: Parts) -> Blueprint:
 
     @operation(Operation(Access.TENANT, "Delete a rule", TAG, status=204, takes_if_match=True, writes="rule.delete"))
     async def delete_rule(tenant_id: str, rule_id: str) -> Response:
-        found = await rules.get(tenant_id, rule_id)
+        try:
+            before = (await rules.get(tenant_id, rule_id)).rule.public()
+        except InternalError:  # what is damaged must be possible to delete
+            before = None
         await rules.delete(tenant_id, rule_id, if_match())
-        audit.record(tenant_id, rule_id, found.rule.public())
+        audit.record(tenant_id, rule_id, before)
         return no_content()
 
     route(blueprint, "/tenants/<tenant_id>/rules", ["POST"], create_rule)

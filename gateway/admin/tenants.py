@@ -12,7 +12,7 @@ from gateway.admin.idempotency import Idempotency
 from gateway.admin.operation import Access, Body, Operation, Parameter, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import MAX_PAGE_SIZE, PAGE_SIZE, field_errors, if_match, page_of_query, parsed, read_object, stored
-from gateway.errors import IdempotencyConflict, InvalidField, NotAllowed, SubdomainTaken
+from gateway.errors import IdempotencyConflict, InternalError, InvalidField, NotAllowed, SubdomainTaken
 from gateway.models import ApiKey, NewTenant, Rule, Tenant, edited, utc_now
 from gateway.models.tenant import ALL_PLUGINS
 from gateway.registry import Registry
@@ -135,9 +135,12 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
     async def delete_tenant(tenant_id: str) -> Response:
         if not caller().governs:
             raise NotAllowed("Only the operator may delete a tenant.")
-        found = await tenants.get(tenant_id)
+        try:
+            before = (await tenants.get(tenant_id)).tenant.public()
+        except InternalError:  # what is damaged must be possible to delete
+            before = None
         await tenants.delete(tenant_id, if_match())
-        audit.record(tenant_id, tenant_id, found.tenant.public())
+        audit.record(tenant_id, tenant_id, before)
         return no_content()
 
     route(blueprint, "/tenants", ["POST"], create_tenant)

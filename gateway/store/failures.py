@@ -23,7 +23,7 @@ _AUTH = (
 # What Redis and Valkey say; another server could repeat the password.
 _SAID_OF_LOGIN = re.compile(
     r"Authentication required\.|invalid username-password pair or user is disabled\."
-    r"|this user has no permissions to (?:run the '[\w|]+' command|access one of the (?:keys|channels))"
+    r"|(?:this user|User [\w.-]{1,64}) has no permissions to (?:run the '[\w|]+' command|access one of the (?:keys|channels))"
 )
 _UNAVAILABLE = (
     redis_errors.ConnectionError,

@@ -12,10 +12,8 @@ end
 
 -- A document that is gone is sent as one that is damaged: empty would say that it has not changed.
 local function sent(document)
-  if not document or document == '' then
-    return 'null'
-  end
-  return document
+  local is_there = document and document ~= ''
+  return is_there and document or 'null'
 end
 
 -- Returns a reply when the request must not go on, else nil and when the key was last seen, in milliseconds.

@@ -17,6 +17,7 @@ from tests.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.faults.store_scene import Scene, a_scene
 from tests.faults.table import FaultRow
 from tests.servers import Server, valkey_server
+from tests.users import GATEWAY, password_of
 
 pytestmark = pytest.mark.real_store
 
@@ -130,12 +131,12 @@ async def test_the_password_is_changed(row: FaultRow, tries: int, scene: Scene, 
     row.kind = "redis has another password"
     with server.admin() as client:
 
-        def change() -> None:
-            client.config_set("requirepass", "another")
+        def become(password: str) -> None:
+            client.execute_command("ACL", "SETUSER", GATEWAY, "resetpass", f">{password}")
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
         for _ in range(tries):
-            await scene.a_try(row, change, lambda: client.config_set("requirepass", ""), lasting_s=0.4)
+            await scene.a_try(row, lambda: become("another"), lambda: become(password_of(GATEWAY)), lasting_s=0.4)
     assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
@@ -163,7 +164,7 @@ def way(server: Server) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 async def distant(server: Server, way: FaultProxy, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
-    async with a_scene(f"redis://127.0.0.1:{way.port}", [server], caplog) as made:
+    async with a_scene(server.url_over(way.port), [server], caplog) as made:
         yield made
 
 
@@ -178,7 +179,7 @@ async def test_network(row: FaultRow, tries: int, distant: Scene, way: FaultProx
 async def test_every_reply_is_slow(row: FaultRow, tries: int, server: Server, caplog: pytest.LogCaptureFixture):
     row.kind = "redis is slower than its deadline"
     with fault_proxy(server.port, delay_ms=(700, 800)) as slow:
-        async with a_scene(f"redis://127.0.0.1:{slow.port}", [server], caplog) as scene:
+        async with a_scene(server.url_over(slow.port), [server], caplog) as scene:
             for _ in range(tries):
                 await scene.a_try(
                     row, lambda: slow.at_random({Fault.DELAY_REPLY: 1}), lambda: slow.at_random({}), lasting_s=1.2

@@ -161,7 +161,7 @@ async def test_a_server_that_runs_a_script_for_long_is_back_when_it_has_ended():
                 assert the_breaker(connection).is_open
                 await asyncio.sleep(2)  # it takes connections and answers BUSY
                 assert the_breaker(connection).is_open
-                await other.execute_command("SCRIPT", "KILL")
+                await asyncio.to_thread(server.command, "SCRIPT", "KILL")
                 await asyncio.gather(busy, return_exceptions=True)
             await closed(connection)
             assert await echo(connection, "back") == "back"
