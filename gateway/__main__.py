@@ -12,8 +12,9 @@ import click
 
 from gateway import __version__
 from gateway.composition import Addresses, Runner, answers, check, export_usage, run_demo_upstream, run_servers
-from gateway.config import Config, load_config
+from gateway.config import Config, configured_file, load_config
 from gateway.demo_upstream import DemoSettings
+from gateway.doctor import Finding, as_json, as_lines, examine
 from gateway.errors import ConfigurationError, InternalError, StoreUnavailable
 from gateway.quick_start import first_steps, seed_demo
 from gateway.serving import run_event_loop
@@ -87,6 +88,30 @@ def check_command(config_path: Path | None, file: Path | None) -> None:
             click.echo(line)
     except ConfigurationError as error:
         raise Refusal(str(error)) from None
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_document", is_flag=True, help="The findings as a JSON list.")
+def doctor(config_path: Path | None, as_document: bool) -> None:
+    """Look for what is wrong or unwise; exit code 1 if something fails."""
+    found: list[Finding] = []
+
+    async def look() -> None:
+        found.extend(await examine(config, config_path or configured_file()))
+
+    try:
+        config = load_config(config_path)
+    except ConfigurationError as error:
+        found.extend(
+            Finding("fail", "configuration", line, "correct it: no gateway starts") for line in str(error).splitlines()
+        )
+    else:
+        start_logging("error")
+        run_event_loop(look())
+    click.echo(as_json(found) if as_document else "\n".join(as_lines(found)))
+    if any(finding.level == "fail" for finding in found):
+        sys.exit(1)
 
 
 @main.command(name="demo-upstream")
@@ -177,7 +202,7 @@ def _load(path: Path | None) -> Config:
         config = load_config(path)
     except ConfigurationError as error:
         raise Refusal(str(error)) from None
-    start_logging(config.log.level)
+    start_logging(config.log.level, exception_messages=config.log.exception_messages)
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Generator
 from typing import Any, TypeVar
 
@@ -34,6 +35,28 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
         return result
     async with asyncio.timeout(seconds):
         result = await _Rest(steps, waits_for)
+        return result
+
+
+async def within_at_last(seconds: float, work: Awaitable[T]) -> T:
+    """`within` for work that may ignore its cancellation: what still waits after twice the time is left behind.
+
+    Also raises TimeoutError for a result that comes too late because the cancellation was ignored.
+    """
+    steps = work.__await__()
+    result: T
+    try:
+        waits_for = next(steps)
+    except StopIteration as end:
+        result = end.value
+        return result
+    rest = _Abandonable(steps, waits_for)
+    async with asyncio.timeout(2 * seconds) as last:
+        async with asyncio.timeout(seconds) as deadline:
+            rest.ends_at = last.when() or 0.0
+            result = await rest
+        if deadline.expired():
+            raise TimeoutError
         return result
 
 
@@ -69,3 +92,33 @@ class _Rest:
                 return end.value
             return (yield from _Rest(self._steps, waits_for).__await__())
         return (yield from self._steps)
+
+
+class _Abandonable(_Rest):
+    """The same for what may not want to end: from ``ends_at`` on, by the loop's clock, nothing is asked of it."""
+
+    ends_at = 0.0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                sent = yield waits_for
+            except GeneratorExit:
+                self._steps.close()
+                raise
+            except BaseException as error:
+                if asyncio.get_running_loop().time() >= self.ends_at:
+                    # it says RuntimeError if it ignores this as well, and is forgotten
+                    with contextlib.suppress(RuntimeError):
+                        self._steps.close()
+                    raise
+                try:
+                    waits_for = self._steps.throw(error)
+                except StopIteration as end:
+                    return end.value
+            else:
+                try:
+                    waits_for = self._steps.send(sent)
+                except StopIteration as end:
+                    return end.value

@@ -23,7 +23,7 @@ from gateway.prices import Catalogue, Price, PriceBook, PriceList
 from gateway.proxy import ProxyParts, create_proxy_app, webhook_target
 from gateway.registry import Registry
 from gateway.secrets import Vault, local_master_key, parse_master_key
-from gateway.serving import ASGIApp, Listener, serve
+from gateway.serving import ASGIApp, Listener, check_server, serve
 from gateway.store import EmbeddedServer, ReceiptStore, Stores, connect, describe, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from gateway.tokens import TokenCounter
@@ -149,6 +149,7 @@ async def run_servers(
     embedded store; replicas on several machines must be given the same. ``demo_port`` also serves the demo upstream there.
     ``prepare`` may write to the store before anything is served; ``ready`` is called once every listener accepts.
     """
+    check_server(config.server)
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
     async with store_server(config, embedded=embedded) as url, opened_stores(config, url) as stores:
@@ -211,7 +212,12 @@ async def serve_parts(
         leaving=shutdown.leaving,
         write_stall_ms=config.limits.write_stall_timeout,
         sockets=sockets,
+        reserved_files=config.upstream.pool_size + config.redis.pool_size,
     )
+
+
+def _scheme(config: Config, part: str) -> str:
+    return "https" if config.server.has_tls(part) else "http"
 
 
 def _spare_the_collector() -> None:
@@ -270,6 +276,7 @@ async def export_usage(config: Config, folder: Path, max_file_bytes: int, every_
 
 def check(config: Config) -> list[str]:
     """What a configuration would start, one line a finding. Raises ConfigurationError for what would stop it."""
+    check_server(config.server)
     registry = Registry.load([Path(path) for path in config.plugins.paths])
     if not config.redis.is_embedded:
         connect(config.redis)
@@ -278,9 +285,9 @@ def check(config: Config) -> list[str]:
     receiver = webhook_target(config)
     signed = "" if config.alerts.webhook_secret else " (not signed)"
     return [
-        f"admin   http://{config.server.admin_host}:{config.server.admin_port}"
+        f"admin   {_scheme(config, 'admin')}://{config.server.admin_host}:{config.server.admin_port}"
         + ("" if config.server.admin_token else " (no operator token: open to whoever reaches it)"),
-        f"proxy   http://{config.server.proxy_host}:{config.server.proxy_port} for tenants under "
+        f"proxy   {_scheme(config, 'proxy')}://{config.server.proxy_host}:{config.server.proxy_port} for tenants under "
         + ", ".join(config.server.tenant_domains),
         f"store   {describe(config.redis)}",
         f"plugins {', '.join(registry.names())}",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
+from types import FrameType
+from typing import NamedTuple
 
-from gateway.awaiting import within
+from gateway.awaiting import within_at_last
 from gateway.errors import GatewayError, PluginFailed, PluginFailedOnReply
 from gateway.models import LimitSpec, OnError, Stage
 from gateway.plugin import Exchange, LimitScope, Plugin
+from gateway.soundness import Kept, Unsound, check_refusal
 
 _LOG = logging.getLogger("gateway.plugin")
 
@@ -47,6 +51,14 @@ class _Step:
     name: str
     run: Callable[[Exchange], Awaitable[None]]
     skip_on_error: bool
+
+
+class Running(NamedTuple):
+    """A plugin at work."""
+
+    plugin: str
+    stage: Stage
+    request_id: str
 
 
 class Chain:
@@ -134,16 +146,40 @@ class Chain:
                 continue
 
     async def _run(self, step: _Step, stage: Stage, exchange: Exchange, failure: type[PluginFailed]) -> None:
+        kept = None
         try:
-            await within(self._timeout, step.run(exchange))
-        except (GatewayError, KeyboardInterrupt, GeneratorExit):
+            kept = Kept(exchange)
+            try:
+                await within_at_last(self._timeout, step.run(exchange))
+            except GatewayError as error:
+                check_refusal(error)
+                with contextlib.suppress(Unsound):
+                    kept.check(exchange)
+                    raise
+                kept.restore(exchange)
+                raise
+            kept.check(exchange)
+        except GatewayError:
             raise
         except BaseException as error:
-            # also SystemExit, groups of what is no Exception, and a cancellation that nobody but the plugin asked for
+            # also SystemExit and KeyboardInterrupt, which would end the process, groups of what is no Exception, and a
+            # cancellation that nobody but the plugin asked for
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if task is None or (isinstance(error, asyncio.CancelledError) and task.cancelling()):
                 raise
+            if kept is not None:
+                kept.restore(exchange)
             self._on_failure(step.name, stage)
             _LOG.exception("plugin %s failed in %s of request %s", step.name, stage.value, exchange.request_id)
             if not step.skip_on_error:
                 raise failure from None
+
+
+def running_in(frame: FrameType | None) -> Running | None:
+    """Which plugin's code a thread is in, by its innermost frame; so a request need not note where it is."""
+    while frame is not None:
+        if frame.f_code is Chain._run.__code__:
+            seen = frame.f_locals
+            return Running(seen["step"].name, seen["stage"], seen["exchange"].request_id)
+        frame = frame.f_back
+    return None

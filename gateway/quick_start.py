@@ -110,8 +110,9 @@ def _write_private(path: Path, text: str) -> None:
 
 def first_steps(config: Config, folder: Path, *, demo: bool) -> str:
     """Lines for a shell, complete as they stand."""
-    admin = f"http://localhost:{config.server.admin_port}/api/v1"
-    proxy = f"http://{SUBDOMAIN}.localhost:{config.server.proxy_port}"
+    scheme = {name: "https" if config.server.has_tls(name) else "http" for name in ("admin", "proxy")}
+    admin = f"{scheme['admin']}://localhost:{config.server.admin_port}/api/v1"
+    proxy = f"{scheme['proxy']}://{SUBDOMAIN}.localhost:{config.server.proxy_port}"
     if demo:
         return f"""
 The gateway is running. Tenant {SUBDOMAIN} leads to the demo upstream, 100 requests a minute. Paste into another shell:

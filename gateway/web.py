@@ -113,7 +113,9 @@ def error_reply(error: GatewayError, request_id: str) -> tuple[int, list[tuple[b
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),  # caches may keep a 404 that says nothing of it, beyond the end of its cause
         (b"x-request-id", request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
         *((name.lower().encode(), value.encode()) for name, value in error.headers),
     ]
     return error.status, headers, body
@@ -187,11 +189,13 @@ def install_error_handlers(app: Quart) -> None:
     @app.after_request
     async def _identify(response: Response) -> Response:
         response.headers["x-request-id"] = current_request_id()
+        response.headers["x-content-type-options"] = "nosniff"
         return response
 
 
 def _log(error: Exception) -> None:
-    logger.error("request %s failed: %r", current_request_id(), error, exc_info=error)
+    # not what it says: that may be what the client has sent
+    logger.error("request %s failed: %s", current_request_id(), type(error).__qualname__, exc_info=error)
 
 
 def _response(error: GatewayError) -> Response:
@@ -242,5 +246,10 @@ def health_blueprint(
         except TimeoutError:
             raise StoreUnavailable from None
         return {"status": "ok"}
+
+    @blueprint.after_request
+    async def now_and_never_again(response: Response) -> Response:
+        response.headers["cache-control"] = "no-store"
+        return response
 
     return blueprint

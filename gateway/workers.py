@@ -11,7 +11,6 @@ import logging
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreUnavailable
 from gateway.proxy import webhook_target
 from gateway.registry import Registry
-from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, load_engine, run_event_loop
+from gateway.serving import CLEANUP_MS, Supervisor, WorkerLink, WorkerProcess, bind, check_server, run_event_loop
 from gateway.store import Stores
-from gateway.telemetry import SHARED_METRICS, Metrics, forget_process, start_logging
+from gateway.telemetry import SHARED_METRICS, Metrics, forget_process, metrics_folder, start_logging
 
 MARGIN_S = 10.0
 """What workers may need beyond the times that the configuration gives them."""
@@ -61,7 +60,7 @@ async def run_workers(
     shutdown = Shutdown(config.server.drain_delay)
     shutdown.listen()
     # what would stop every worker is said once, here
-    load_engine(config.server.engine)
+    check_server(config.server)
     Registry.load([Path(path) for path in config.plugins.paths])
     master_key(config, own=embedded or local)
     webhook_target(config)
@@ -70,7 +69,7 @@ async def run_workers(
         async with opened_stores(config, url) as stores:
             if prepare is not None:
                 await prepare(stores)
-        metrics = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-")))
+        metrics, lock = stack.enter_context(metrics_folder())
         sockets: dict[str, socket.socket] = {}
         for name, (host, port) in addresses(config, parts, demo_port).items():
             sockets[name] = stack.enter_context(closing(bind(name, host, port, config.limits.write_stall_timeout)))
@@ -79,7 +78,7 @@ async def run_workers(
         job = Job(config, tuple(parts), fds, url, embedded or local, demo_port)
 
         async def start() -> WorkerProcess:
-            return await WorkerProcess.start(work, job, fds=[*fds.values()], environment={SHARED_METRICS: str(metrics)})
+            return await WorkerProcess.start(work, job, fds=[*fds.values(), lock], environment={SHARED_METRICS: str(metrics)})
 
         supervisor = Supervisor(
             config.server.workers,
@@ -106,7 +105,8 @@ def work(ready_fd: int) -> None:
     """What a worker process does, from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the supervisor says what follows
     link = WorkerLink(ready_fd)
-    start_logging(link.job.config.log.level)
+    log = link.job.config.log
+    start_logging(log.level, exception_messages=log.exception_messages)
     try:
         run_event_loop(_work(link, link.job))
     except (ConfigurationError, StoreUnavailable) as error:

@@ -19,7 +19,8 @@
 --        | {"unseeded", now_ms, place…}: the counts of these limits, from 1, are missing; seed_budget, then ask again
 --        | {"settled"}: this admission was cancelled before it arrived
 --        | {"unknown_tenant"} | {"invalid_key"} | {"suspended"}
---        | {"stale", version, tenant document, revision, key document, rule document…}; what is current is empty
+--        | {"stale", version, tenant document, revision, key document, end of its grace in ms or "", rule document…};
+--          what is current is empty
 -- Writes   only when it admits: marker, clock, every limit, and once a minute when the key was last used
 -- Flags    deny-oom
 

@@ -8,7 +8,8 @@
 -- ARGV[3]  now       empty; ms since 1970 in tests
 --
 -- Returns  {"valid", now_ms} | {"unknown_tenant"} | {"invalid_key"} | {"suspended"}
---        | {"stale", version, tenant document, revision, key document, rule document…}; what is current is empty
+--        | {"stale", version, tenant document, revision, key document, end of its grace in ms or "", rule document…};
+--          what is current is empty
 -- Writes   nothing
 -- Flags    no-writes
 

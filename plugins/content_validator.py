@@ -27,6 +27,8 @@ from gateway.plugin import (
     Settings,
     SizeBytes,
     Stage,
+    check_alike,
+    check_json_type,
     parse_json,
     texts_of,
 )
@@ -118,6 +120,16 @@ class _Checks:
             message = "The body is compressed; it can only be checked without content-encoding."
             raise Reject(415, "unsupported_content_encoding", message, param="content-encoding")
 
+    def names(self, value: Any) -> None:
+        """Keys that the target may take for the same: only one of them would be checked."""
+        pending = [value] if self.shapes and isinstance(value, dict | list) else []
+        while pending:
+            node = pending.pop()
+            if isinstance(node, dict):
+                check_alike(node)
+            children = node.values() if isinstance(node, dict) else node
+            pending.extend(child for child in children if isinstance(child, dict | list))
+
     def empty(self) -> None:
         """Refuse a body that is missing altogether."""
         if self.settings.required_fields:
@@ -205,7 +217,9 @@ class ContentValidator(Plugin[ContentValidatorSettings]):
         if not checks.reads:
             return
         checks.encoding(request.headers)
+        check_json_type(request.headers.get_all("content-type"))
         value = request.json()
+        checks.names(value)
         kept = checks.shape(value, request.body)
         await checks.text(texts_of(kept))
         if kept is not value:

@@ -13,8 +13,8 @@ if [ $# -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
 fi
 ./scripts/check
-# whole files to each process: what is expensive to start is shared within a file
-.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+# whole files to each process: what is expensive to start is shared within a file; in their order, so the long ones are not the last
+.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # what concerns the wire once more on the other engines
 GATEWAY_TEST_ENGINE=granian .venv/bin/python -m pytest --numprocesses 2 --dist loadfile \
     tests/e2e/test_{bad_input,cli,readme,replicas,scripts}.py \

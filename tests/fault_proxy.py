@@ -49,6 +49,10 @@ class Fault(StrEnum):
     """The connection ends, and the server never sees the request."""
     CUT_AFTER_REQUEST = "cut_after_request"
     """The connection ends as soon as the request is passed on, before there can be a reply."""
+    GARBAGE = "garbage"
+    """The request is served; instead of its reply comes what no server says, and then nothing more."""
+    HALF_CLOSE = "half_close"
+    """The request is served; instead of its reply comes the end of what the server says, which goes on reading."""
 
 
 class FaultProxy:
@@ -209,6 +213,13 @@ class _Link:
                 self._proxy._loop.call_later(0.002, self._release)
                 return
             case Fault.DROP_REPLY:
+                self._is_silent = True
+            case Fault.GARBAGE if not self._is_silent:
+                self._client.write(b"\x00\xffgarbage\r\n" * 3)
+                self._is_silent = True
+            case Fault.HALF_CLOSE if not self._is_silent:
+                self._release()
+                self._client.write_eof()
                 self._is_silent = True
             case Fault.DELAY_REPLY:
                 self._fault = None

@@ -26,11 +26,12 @@ from gateway.proxy import ProxyParts, create_proxy_app
 from gateway.registry import PluginInfo, Registry
 from gateway.secrets import Vault
 from gateway.serving import Listener, serve
-from gateway.store import Stores, connect, new_id, new_tenant_id, open_stores
+from gateway.store import Connection, Stores, connect, new_id, new_tenant_id, open_stores
 from gateway.telemetry import AccessLog, Metrics
 from tests.builders import an_accounting, built_in_plugins
 from tests.engines import ENGINE
-from tests.stores import patient
+from tests.no_secrets import assert_no_key
+from tests.stores import for_tests, patient
 from tests.wire import Fields, Message, Wire, connected_to, eventually
 
 MASTER_KEY = bytes(range(32))
@@ -53,10 +54,14 @@ class ATenant:
 
 @dataclass
 class Gateway:
-    """A proxy that serves on ``port``, and the hands of its operator."""
+    """A proxy that serves on ``port``, and the hands of its operator.
+
+    ``connection`` is the proxy's own; that of ``stores`` is the administrator's.
+    """
 
     port: int
     config: Config
+    connection: Connection
     stores: Stores
     vault: Vault
     metrics: Metrics
@@ -209,7 +214,15 @@ async def running_proxy(
     """Serve a proxy on a free port. ``plugins`` are installed besides the built-in ones."""
     config = Config.model_validate(
         {
-            "server": {"base_domain": BASE_DOMAIN, "drain_delay": 0, "drain_timeout": "2s", "engine": ENGINE, **(server or {})},
+            # every client of a test has the same address
+            "server": {
+                "base_domain": BASE_DOMAIN,
+                "drain_delay": 0,
+                "drain_timeout": "2s",
+                "engine": ENGINE,
+                "max_connections_per_ip": 0,
+                **(server or {}),
+            },
             "upstream": {"allowed_networks": "127.0.0.0/8", **(upstream or {})},
             "limits": dict(limits or {}),
             "prices": dict(prices or {}),
@@ -238,9 +251,13 @@ async def running_proxy(
         if task.done():
             await task
         try:
-            yield Gateway(bound.result()["proxy"][1], config, stores, vault, metrics, log, leaving)
+            async with for_tests(stores, store_url) as stores_for_tests:
+                port = bound.result()["proxy"][1]
+                yield Gateway(port, config, connection, stores_for_tests, vault, metrics, log, leaving)
         finally:
             shutdown.set()
             await task
+        assert_no_key("the access log", log.getvalue())
+        assert_no_key("the metrics", metrics.exposition()[0].decode())
     finally:
         await connection.close()

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 
@@ -32,6 +33,7 @@ from tests.single_server import (
     valkey_server,
     wait_until,
 )
+from tests.users import ADMINISTRATOR, GATEWAY, SENTINEL, SENTINEL_ACL, as_administrator, login_of, password_of, write_users
 
 __all__ = [
     "DEBIAN_REDIS",
@@ -55,12 +57,14 @@ _QUICK: Mapping[str, str | int] = {"repl-diskless-sync-delay": 0, "repl-ping-rep
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, **settings: Any) -> AsyncIterator[Connection]:
+async def connected(url: str, *, as_gateway: bool = False, **settings: Any) -> AsyncIterator[Connection]:
     """The gateway's own connection to a server; ``settings`` are further keys of the section ``redis``.
 
+    It is the administrator's unless told otherwise: tests of connections send what the gateway never does.
     Patient unless told otherwise: on a busy machine a test must not fail for a deadline that it is not about.
     """
     patient = {"connect_timeout": "5s", "command_timeout": "5s", "pool_wait": "5s"}
+    url = url if as_gateway else as_administrator(url)
     connection = connect(RedisSettings.model_validate({"url": url, **patient, **settings}))
     try:
         yield connection
@@ -78,7 +82,7 @@ class Cluster:
     @property
     def url(self) -> str:
         """Names the primaries only: replicas are discovered."""
-        return "redis+cluster://" + ",".join(node.address for node in self.nodes[: self.primaries])
+        return f"redis+cluster://{login_of(GATEWAY)}" + ",".join(node.address for node in self.nodes[: self.primaries])
 
     def owner(self, key: str) -> Server:
         """The primary that held the key's slot when the cluster was made."""
@@ -103,7 +107,8 @@ class Cluster:
         """Move what is left; from now on the source answers MOVED."""
         with source.admin() as client:
             while keys := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-                client.execute_command("MIGRATE", HOST, target.port, "", 0, 1000, "KEYS", *keys)
+                login = ("AUTH2", ADMINISTRATOR, password_of(ADMINISTRATOR))
+                client.execute_command("MIGRATE", HOST, target.port, "", 0, 1000, *login, "KEYS", *keys)
         owner = self.node_id(target)
         for node in (target, source, *(n for n in self.nodes if n not in (source, target))):
             node.command("CLUSTER", "SETSLOT", slot, "NODE", owner)
@@ -120,7 +125,9 @@ class SentinelSet:
     @property
     def url(self) -> str:
         """Of whichever server is the primary."""
-        return "redis+sentinel://" + ",".join(sentinel.address for sentinel in self.sentinels) + "/gateway"
+        own = f"sentinel_username={GATEWAY}&sentinel_password={quote(password_of(GATEWAY), safe='')}"
+        hosts = ",".join(sentinel.address for sentinel in self.sentinels)
+        return f"redis+sentinel://{login_of(GATEWAY)}{hosts}/gateway?{own}"
 
     def current(self) -> Server:
         """The server that the first sentinel takes for the primary."""
@@ -193,12 +200,14 @@ def _sentinel(binary: Path | str, primary_port: int, quorum: int) -> Iterator[Se
         port = free_port()
         file = directory / "sentinel.conf"  # a sentinel rewrites it
         file.write_text(
-            f"port {port}\nbind {HOST}\ndir {directory}\n"
+            f"port {port}\nbind {HOST}\ndir {directory}\naclfile {write_users(directory, SENTINEL_ACL)}\n"
+            f"sentinel sentinel-user {SENTINEL}\nsentinel sentinel-pass {password_of(SENTINEL)}\n"
             f"sentinel monitor gateway {HOST} {primary_port} {quorum}\n"
+            f"sentinel auth-user gateway {SENTINEL}\nsentinel auth-pass gateway {password_of(SENTINEL)}\n"
             "sentinel down-after-milliseconds gateway 500\n"
             "sentinel failover-timeout gateway 2000\n"
         )
-        server = Server((str(binary), str(file), "--sentinel"), directory, port)
+        server = Server((str(binary), str(file), "--sentinel"), directory, port, has_users=True)
         server.start()
         try:
             yield server

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from gateway.store.embedded import find_server
+from tests.users import ADMINISTRATOR, GATEWAY, REPLICA, login_of, password_of, write_users
 
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 """The oldest server line that is supported; absent where it is not installed."""
@@ -47,12 +48,16 @@ class ServerDidNotStart(Exception):
 
 @dataclass
 class Server:
-    """A running server. ``unix`` and ``tls`` servers have no TCP port in the clear."""
+    """A running server. ``unix`` and ``tls`` servers have no TCP port in the clear.
+
+    Either it ``has_users`` (`tests.users`), or whoever knows its ``password``, if it has one, may do everything.
+    """
 
     args: tuple[str, ...]
     directory: Path
     port: int
     password: str = ""
+    has_users: bool = False
     certificates: Certificates | None = None
     socket_path: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -64,13 +69,17 @@ class Server:
 
     @property
     def url(self) -> str:
-        """As ``redis.url`` takes it."""
+        """As ``redis.url`` takes it, for the gateway."""
+        login = login_of(GATEWAY) if self.has_users else f":{quote(self.password, safe='')}@" if self.password else ""
         if self.socket_path is not None:
-            return f"unix://{self.socket_path}"
-        login = f":{quote(self.password, safe='')}@" if self.password else ""
+            return f"unix://{login}{self.socket_path}"
         if self.certificates is not None:
             return f"rediss://{login}{self.address}?ssl_ca_certs={self.certificates.authority}"
         return f"redis://{login}{self.address}"
+
+    def url_over(self, port: int) -> str:
+        """The same through somebody who listens on another port of loopback and hands on what comes."""
+        return self.url.replace(self.address, f"{HOST}:{port}")
 
     @property
     def pid(self) -> int:
@@ -81,7 +90,9 @@ class Server:
     @contextlib.contextmanager
     def admin(self, **options: Any) -> Iterator[Any]:
         """A blocking client for whatever a test does behind the gateway's back."""
-        if self.password:
+        if self.has_users:
+            options = {"username": ADMINISTRATOR, "password": password_of(ADMINISTRATOR)} | options
+        elif self.password:
             options.setdefault("password", self.password)
         if self.socket_path is not None:
             options["unix_socket_path"] = str(self.socket_path)
@@ -175,11 +186,18 @@ def redis_server(
     persistent: bool = False,
     unix: bool = False,
     certificates: Certificates | None = None,
+    users: bool | None = None,
 ) -> Iterator[Server]:
-    """One server on a free port. ``persistent`` keeps data over ``kill()`` and ``start()``; ``options`` are directives."""
+    """One server on a free port. ``persistent`` keeps data over ``kill()`` and ``start()``; ``options`` are directives.
+
+    Its ``users`` are those of docs/redis.acl unless it has a password or the test says otherwise.
+    """
     with short_directory() as directory:
         directives: dict[str, str | int] = {"bind": HOST, "dir": str(directory), "save": "", "daemonize": "no"}
         directives["appendonly"] = "yes" if persistent else "no"
+        has_users = not password if users is None else users
+        if has_users:
+            directives |= {"aclfile": str(write_users(directory)), "masteruser": REPLICA, "masterauth": password_of(REPLICA)}
         if password:
             directives["requirepass"] = password
         if unix:
@@ -192,7 +210,7 @@ def redis_server(
                 "tls-auth-clients": "no",
             }
         directives |= options or {}
-        server = Server((), directory, 0, password, certificates, directory / "s" if unix else None)
+        server = Server((), directory, 0, password, has_users, certificates, directory / "s" if unix else None)
         for attempt in range(3):  # somebody else may take the port between finding and binding it
             server.port = free_port()
             ports = {"port": 0 if unix or certificates else server.port} | ({"tls-port": server.port} if certificates else {})
@@ -238,6 +256,7 @@ def make_certificates(directory: Path) -> Certificates:
     files = Certificates(directory / "authority.pem", directory / "certificate.pem", directory / "key.pem")
     files.authority.write_bytes(authority.public_bytes(Encoding.PEM))
     files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    files.key.touch(0o600)
     files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
 

@@ -4,6 +4,8 @@
 
 Real servers run for the whole session and are emptied before each test. Time in tests is a number that the test passes to the
 scripts; on the servers only lifetimes of keys pass in real time.
+
+The stores are the user ``gateway`` of docs/redis.acl; their ``connection`` is the administrator's, for what the tests do.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from gateway.store import Connection, Stores, connect, open_stores
 from gateway.store.script_source import read_scripts
 from gateway.store.scripts import ScriptRunner
 from tests.servers import DEBIAN_REDIS, Server, redis_server, valkey_server
+from tests.users import as_administrator
 
 __all__ = [
     "any_server",
@@ -114,7 +117,21 @@ async def opened(
         if replacing:
             runner = await changed_runner(connection, replacing)
             opened_stores = dataclasses.replace(opened_stores, runner=runner)
-        yield opened_stores
+        async with for_tests(opened_stores, None if server is None else server.url) as stores:
+            yield stores
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def for_tests(stores: Stores, url: str | None) -> AsyncIterator[Stores]:
+    """These stores with a connection for what the test does itself; the same one where there are no users."""
+    if url is None:
+        yield stores
+        return
+    connection = connect(patient(as_administrator(url)))
+    try:
+        yield dataclasses.replace(stores, connection=connection)
     finally:
         await connection.close()
 

@@ -156,11 +156,11 @@ def left_in(servers: Iterable[Server]) -> Left:
     return Left(logged, in_flight, known, holds, endless)
 
 
-def recorded_in(server: Server) -> int:
-    """Requests in the ledgers of usage."""
+def recorded_in(server: Server, rule_id: str = "") -> int:
+    """Requests in the ledgers of usage, of all rules or of one."""
     with server.admin(decode_responses=True) as client:
         rows = [row for key in client.keys("*:usage:*") for row in client.hgetall(key).items()]
-    return sum(int(amount) for name, amount in rows if name.startswith("r:"))
+    return sum(int(amount) for name, amount in rows if name.startswith("r:") and rule_id in name)
 
 
 def live_holds(budget: Mapping[str, str], now: int) -> int:

@@ -158,9 +158,9 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def connected_to(port: int) -> AsyncIterator[Wire]:
-    """A connection to loopback."""
-    reader, writer = await asyncio.open_connection(HOST, port)
+async def connected_to(port: int, **how: Any) -> AsyncIterator[Wire]:
+    """A connection to loopback; ``how`` as asyncio takes it, such as ``ssl``."""
+    reader, writer = await asyncio.open_connection(HOST, port, **how)
     try:
         yield Wire(reader, writer)
     finally:

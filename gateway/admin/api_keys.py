@@ -55,6 +55,7 @@ def api_keys_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
+            writes="api_key.create",
         )
     )
     async def create_api_key(tenant_id: str) -> Response:
@@ -70,7 +71,7 @@ def api_keys_blueprint(parts: Parts) -> Blueprint:
         outcome = await keys.create(tenant_id, key, virtual_key.digest(secret), idempotency.once(answer))
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
-        audit.record(caller(), "api_key.create", tenant_id, key.id, after=key.public())
+        audit.record(tenant_id, key.id, after=key.public())
         return answer.response()
 
     @operation(Operation(Access.TENANT, "List a tenant's API keys", TAG, answer=KeyList))
@@ -94,6 +95,7 @@ def api_keys_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed,),
             has_etag=True,
             takes_if_match=True,
+            writes="api_key.edit",
         )
     )
     async def edit_api_key(tenant_id: str, key_id: str) -> Response:
@@ -113,7 +115,7 @@ def api_keys_blueprint(parts: Parts) -> Blueprint:
             return changed if changed == key else changed.model_copy(update={"updated_at": utc_now()})
 
         after = await keys.update(tenant_id, key_id, change, if_match())
-        audit.record(caller(), "api_key.edit", tenant_id, key_id, before[0].public(), after.key.public())
+        audit.record(tenant_id, key_id, before[0].public(), after.key.public())
         return Answer(after.key.public(after.last_used_at), etag=after.etag).response()
 
     @operation(
@@ -124,14 +126,18 @@ def api_keys_blueprint(parts: Parts) -> Blueprint:
             "It stays in the list with status `revoked`. Revoking it again is answered 204 as well.",
             status=204,
             takes_if_match=True,
+            writes="api_key.revoke",
         )
     )
     async def revoke_api_key(tenant_id: str, key_id: str) -> Response:
+        before: list[ApiKey] = []
+
         def change(key: ApiKey) -> ApiKey:
+            before[:] = [key]
             return key if key.status == "revoked" else key.model_copy(update={"status": "revoked", "updated_at": utc_now()})
 
-        await keys.update(tenant_id, key_id, change, if_match())
-        audit.record(caller(), "api_key.revoke", tenant_id, key_id)
+        after = await keys.update(tenant_id, key_id, change, if_match())
+        audit.record(tenant_id, key_id, before[0].public(), after.key.public())
         return no_content()
 
     route(blueprint, "/tenants/<tenant_id>/api-keys", ["POST"], create_api_key)
@@ -158,6 +164,7 @@ def _rotation(parts: Parts) -> Callable[[str, str], Awaitable[Response]]:
             errors=(NotAllowed, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
+            writes="api_key.rotate",
         )
     )
     async def rotate_api_key(tenant_id: str, key_id: str) -> Response:
@@ -165,7 +172,10 @@ def _rotation(parts: Parts) -> Callable[[str, str], Awaitable[Response]]:
         idempotency = await Idempotency.of_request(caller())
         secret = virtual_key.new_secret()
 
+        before: list[ApiKey] = []
+
         def change(key: ApiKey) -> ApiKey:
+            before[:] = [key]
             if key.status == "revoked":
                 raise InvalidField("status: a revoked key cannot be rotated", param="status")
             # whoever gets the secret can do all that the key can
@@ -178,7 +188,7 @@ def _rotation(parts: Parts) -> Callable[[str, str], Awaitable[Response]]:
         outcome = await keys.rotate(tenant_id, key_id, change, virtual_key.digest(secret), rotation.grace, once)
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
-        audit.record(caller(), "api_key.rotate", tenant_id, key_id)
+        audit.record(tenant_id, key_id, before[0].public(), outcome.key.public())
         return _issued(tenant_id, outcome.key, secret).response()
 
     return rotate_api_key

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from quart import Quart, Response, g, request
 
+from gateway.admin import audit
 from gateway.admin.answering import PREFIX, Health
 from gateway.admin.api_keys import api_keys_blueprint
-from gateway.admin.auth import Authenticator, FailedLogins, check_host
+from gateway.admin.auth import Authenticator, check_bounds, check_host
 from gateway.admin.docs import docs_blueprint
 from gateway.admin.explain import explain_blueprint
 from gateway.admin.openapi import openapi_document
@@ -22,6 +23,7 @@ from gateway.admin.tenants import tenants_blueprint
 from gateway.admin.usage import usage_blueprint
 from gateway.config import Config, is_loopback
 from gateway.errors import NotAllowed
+from gateway.failed_logins import FailedLogins
 from gateway.policy import Accounting
 from gateway.registry import Registry
 from gateway.secrets import Vault
@@ -75,6 +77,10 @@ def _install_gate(app: Quart, authenticator: Authenticator, config: Config) -> N
     async def _gate() -> None:
         rule = request.url_rule
         declared = None if rule is None else operation_of(app.view_functions[rule.endpoint])
+        address = authenticator.address_of(request)
+        if declared is not None:
+            audit.expect(declared.writes, address)
+        check_bounds(request)
         if declared is None or declared.access is not Access.PUBLIC:
             check_host(request.headers.get("host"), config.server, is_loopback)
         if rule is None:
@@ -83,13 +89,23 @@ def _install_gate(app: Quart, authenticator: Authenticator, config: Config) -> N
             logger.error("route %s does not declare who may call it", rule.rule)
             raise NotAllowed
         tenant_id = (request.view_args or {}).get("tenant_id")
-        g.caller = await authenticator.caller(request, declared.access, tenant_id)
+        g.claimed = await authenticator.identify(request, declared.access, address)
+        authenticator.authorise(g.claimed, declared.access, tenant_id)
+        g.caller = g.claimed
         if declared.access is not Access.PUBLIC:
             check_query(tuple(parameter.name for parameter in declared.query))
 
     @app.after_request
+    async def _record(response: Response) -> Response:
+        audit.record_answer(response.status_code)
+        return response
+
+    @app.teardown_request
+    async def _record_loss(_: BaseException | None) -> None:
+        audit.record_loss()
+
+    @app.after_request
     async def _harden(response: Response) -> Response:
         response.headers["cache-control"] = "no-store"
-        response.headers["x-content-type-options"] = "nosniff"
         response.headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
         return response

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quart import Request
 
@@ -16,19 +15,20 @@ from gateway.admin.operation import Access
 from gateway.config import ServerSettings
 from gateway.errors import (
     AmbiguousCredentials,
+    HeadersTooLarge,
     InvalidApiKey,
     MissingHost,
     NotAllowed,
     NotFound,
-    RateLimited,
     TenantSuspended,
+    UriTooLong,
 )
+from gateway.failed_logins import FailedLogins
 from gateway.models import ApiKey, Tenant
+from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
 from gateway.store import Stores
 from gateway.web import client_address, is_within
 
-MAX_ADDRESSES = 10_000
-WINDOW_S = 60.0
 BASIC_CHALLENGE = (("www-authenticate", 'Basic realm="gateway admin", charset="UTF-8"'),)
 
 
@@ -42,41 +42,13 @@ class Caller:
     name: str
     governs: bool
     key: ApiKey | None = None
+    tenant: Tenant | None = field(default=None, repr=False)
     address: str = ""
     credential: str = field(default="", repr=False)
 
 
 EVERYONE = Caller("everyone", governs=False)
 OPEN = Caller("open", governs=True)
-
-
-class FailedLogins:
-    """Counts wrong credentials by address, so that guessing is slow. Each process counts for itself."""
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._counts: dict[str, tuple[float, int]] = {}
-
-    def check(self, address: str) -> None:
-        """Raises RateLimited while the address has spent its tries of a minute; right credentials are refused as well then."""
-        began, count = self._counts.get(address, (0.0, 0))
-        left = began + WINDOW_S - self._clock()
-        if count >= self._limit and left > 0:
-            raise RateLimited(
-                "Too many wrong credentials from this address; try again later.",
-                headers=[("retry-after", str(int(left) + 1))],
-            )
-
-    def note(self, address: str) -> None:
-        """Count a wrong credential."""
-        now = self._clock()
-        began, count = self._counts.pop(address, (now, 0))
-        if now >= began + WINDOW_S:
-            began, count = now, 0
-        if len(self._counts) >= MAX_ADDRESSES:
-            del self._counts[next(iter(self._counts))]
-        self._counts[address] = (began, count + 1)
 
 
 class Authenticator:
@@ -93,21 +65,21 @@ class Authenticator:
         """True where no operator token is configured."""
         return self._token is None
 
-    async def caller(self, request: Request, access: Access, tenant_id: str | None) -> Caller:
-        """The caller of a route. Raises InvalidApiKey, NotAllowed, TenantSuspended, RateLimited, AmbiguousCredentials.
+    def address_of(self, request: Request) -> str:
+        """Where a request comes from."""
+        peer = request.scope.get("client")
+        return client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
 
-        Raises NotFound for a tenant that is not the key's own.
-        """
+    async def identify(self, request: Request, access: Access, address: str) -> Caller:
+        """The caller of a route, whatever they may do. Raises InvalidApiKey, RateLimited, AmbiguousCredentials."""
         if access is Access.PUBLIC:
             return EVERYONE
         if self.is_open and access is not Access.TENANT:
-            return OPEN
+            return replace(OPEN, address=address)
         challenge = BASIC_CHALLENGE if access is Access.BROWSER else None
         credential = _credential(request, basic=access is Access.BROWSER)
         if credential is None:
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
-        peer = request.scope.get("client")
-        address = client_address(peer[0] if peer else "", request.headers.getlist("x-forwarded-for"), self._trusted)
         self._failed.check(address)
         if self._token is not None and hmac.compare_digest(credential.encode(), self._token.encode()):
             return Caller("operator", governs=True, address=address, credential=credential)
@@ -116,6 +88,13 @@ class Authenticator:
             self._failed.note(address)
             raise InvalidApiKey(headers=challenge) if challenge else InvalidApiKey()
         tenant, key = found
+        return Caller(key.id, governs=self.is_open, key=key, tenant=tenant, address=address, credential=credential)
+
+    def authorise(self, caller: Caller, access: Access, tenant_id: str | None) -> None:
+        """Raises NotAllowed, TenantSuspended, or NotFound for a tenant that is not the key's own."""
+        tenant, key = caller.tenant, caller.key
+        if tenant is None or key is None:
+            return
         if access is Access.TENANT and tenant_id != tenant.id:
             raise NotFound
         # Where no operator could lift a suspension, the tenant's own key must be able to.
@@ -125,9 +104,8 @@ class Authenticator:
             raise NotAllowed("This API key has no scope admin.", param="scopes")
         if access is Access.OPERATOR:
             raise NotAllowed("This call needs the operator token.")
-        if key.allowed_networks is not None and not is_within(address, key.allowed_networks):
+        if key.allowed_networks is not None and not is_within(caller.address, key.allowed_networks):
             raise NotAllowed("This API key may not be used from this address.", param="allowed_networks")
-        return Caller(key.id, governs=self.is_open, key=key, address=address, credential=credential)
 
     async def _key(self, secret: str) -> tuple[Tenant, ApiKey] | None:
         if not virtual_key.is_well_formed(secret):
@@ -142,6 +120,17 @@ class Authenticator:
         except NotFound:
             return None
         return None if key is None else (stored.tenant, key)
+
+
+def check_bounds(request: Request) -> None:
+    """Raises MissingHost, HeadersTooLarge, UriTooLong for a head that the proxy would refuse as well, and closes."""
+    values = [value for _, value in request.headers]
+    if len(request.headers.getlist("host")) > 1:
+        raise MissingHost(param="Host", headers=CLOSE)
+    if len(values) > MAX_FIELDS or max(map(len, values), default=0) > MAX_FIELD_BYTES:
+        raise HeadersTooLarge(headers=CLOSE)
+    if len(request.scope["raw_path"]) + len(request.query_string) > MAX_URL_BYTES:
+        raise UriTooLong(headers=CLOSE)
 
 
 def check_host(host: str | None, settings: ServerSettings, is_loopback: Callable[[str], bool]) -> None:

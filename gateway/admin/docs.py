@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from quart import Blueprint, Response, redirect, send_from_directory
+from quart import Blueprint, Response, send_from_directory
 
 from gateway.admin.answering import PREFIX, Answer
 from gateway.admin.operation import Access, Operation, operation
@@ -76,8 +76,8 @@ def docs_blueprint(document: Callable[[], dict[str, Any]]) -> Blueprint:
         return response
 
     @operation(Operation(Access.BROWSER, "The page, at a shorter address", TAG, status=307))
-    async def docs_short() -> Any:
-        return redirect(f"{PREFIX}/docs", 307)
+    async def docs_short() -> Response:
+        return Response(b"", 307, {"location": f"{PREFIX}/docs"})
 
     route(blueprint, f"{PREFIX}/openapi.json", ["GET"], openapi)
     route(blueprint, f"{PREFIX}/docs", ["GET"], docs)

@@ -49,7 +49,8 @@ class Body:
 class Operation:
     """A route's declaration. ``answer`` is a model, a media type, or None for an answer without a body.
 
-    ``also_as`` are other media types in which the answer may be asked for.
+    ``also_as`` are other media types in which the answer may be asked for. ``writes`` is what the route does, as the audit log
+    calls it; None for one that changes nothing.
     """
 
     access: Access
@@ -65,6 +66,7 @@ class Operation:
     has_etag: bool = False
     takes_if_match: bool = False
     takes_idempotency_key: bool = False
+    writes: str | None = None
 
 
 def operation(declared: Operation) -> Callable[[V], V]:

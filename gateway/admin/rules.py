@@ -12,7 +12,7 @@ from gateway.admin.operation import Access, Body, Operation, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import if_match, parsed, read_object
 from gateway.admin.rule_checks import built, changed, shown
-from gateway.errors import IdempotencyConflict, NotAllowed
+from gateway.errors import IdempotencyConflict, InternalError, NotAllowed
 from gateway.models import NewRule, Rule, Tenant
 from gateway.store import Once, Repeated, new_id
 from gateway.store.writing import etag
@@ -38,6 +38,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
+            writes="rule.create",
         )
     )
     async def create_rule(tenant_id: str) -> Response:
@@ -61,7 +62,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
         outcome = await rules.create(tenant_id, build, once)
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
-        audit.record(caller(), "rule.create", tenant_id, rule_id, after=outcome.rule.public())
+        audit.record(tenant_id, rule_id, after=outcome.rule.public())
         return answer(outcome.rule).response()
 
     @operation(Operation(Access.TENANT, "List a tenant's rules", TAG, answer=RuleList))
@@ -87,6 +88,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed,),
             has_etag=True,
             takes_if_match=True,
+            writes="rule.edit",
         )
     )
     async def edit_rule(tenant_id: str, rule_id: str) -> Response:
@@ -101,14 +103,18 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             return after
 
         after = await rules.update(tenant_id, rule_id, change, if_match())
-        audit.record(caller(), "rule.edit", tenant_id, rule_id, before[0].public(), after.rule.public())
+        audit.record(tenant_id, rule_id, before[0].public(), after.rule.public())
         others = await rules.all(tenant_id)
         return Answer(shown(parts, after.rule, others), etag=after.etag).response()
 
-    @operation(Operation(Access.TENANT, "Delete a rule", TAG, status=204, takes_if_match=True))
+    @operation(Operation(Access.TENANT, "Delete a rule", TAG, status=204, takes_if_match=True, writes="rule.delete"))
     async def delete_rule(tenant_id: str, rule_id: str) -> Response:
+        try:
+            before = (await rules.get(tenant_id, rule_id)).rule.public()
+        except InternalError:  # what is damaged must be possible to delete
+            before = None
         await rules.delete(tenant_id, rule_id, if_match())
-        audit.record(caller(), "rule.delete", tenant_id, rule_id)
+        audit.record(tenant_id, rule_id, before)
         return no_content()
 
     route(blueprint, "/tenants/<tenant_id>/rules", ["POST"], create_rule)

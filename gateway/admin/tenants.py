@@ -12,7 +12,7 @@ from gateway.admin.idempotency import Idempotency
 from gateway.admin.operation import Access, Body, Operation, Parameter, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import MAX_PAGE_SIZE, PAGE_SIZE, field_errors, if_match, page_of_query, parsed, read_object, stored
-from gateway.errors import IdempotencyConflict, InvalidField, NotAllowed, SubdomainTaken
+from gateway.errors import IdempotencyConflict, InternalError, InvalidField, NotAllowed, SubdomainTaken
 from gateway.models import ApiKey, NewTenant, Rule, Tenant, edited, utc_now
 from gateway.models.tenant import ALL_PLUGINS
 from gateway.registry import Registry
@@ -45,6 +45,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             errors=(SubdomainTaken, IdempotencyConflict),
             has_etag=True,
             takes_idempotency_key=True,
+            writes="tenant.create",
         )
     )
     async def create_tenant() -> Response:
@@ -72,7 +73,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
         outcome = await tenants.create(tenant, key, virtual_key.digest(secret), idempotency.once(answer))
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
-        audit.record(caller(), "tenant.create", tenant.id, tenant.id, after=tenant.public())
+        audit.record(tenant.id, tenant.id, after=tenant.public())
         return answer.response()
 
     @operation(Operation(Access.OPERATOR, "List tenants by subdomain", TAG, answer=TenantPage, query=_PAGE))
@@ -98,6 +99,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             errors=(NotAllowed,),
             has_etag=True,
             takes_if_match=True,
+            writes="tenant.edit",
         )
     )
     async def edit_tenant(tenant_id: str) -> Response:
@@ -115,7 +117,7 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             return changed if changed == tenant else changed.model_copy(update={"updated_at": utc_now()})
 
         after = await tenants.update(tenant_id, change, if_match())
-        audit.record(caller(), "tenant.edit", tenant_id, tenant_id, before[0].public(), after.tenant.public())
+        audit.record(tenant_id, tenant_id, before[0].public(), after.tenant.public())
         return Answer(after.tenant.public(), etag=after.etag).response()
 
     @operation(
@@ -127,13 +129,18 @@ def tenants_blueprint(parts: Parts) -> Blueprint:
             status=204,
             errors=(NotAllowed,),
             takes_if_match=True,
+            writes="tenant.delete",
         )
     )
     async def delete_tenant(tenant_id: str) -> Response:
         if not caller().governs:
             raise NotAllowed("Only the operator may delete a tenant.")
+        try:
+            before = (await tenants.get(tenant_id)).tenant.public()
+        except InternalError:  # what is damaged must be possible to delete
+            before = None
         await tenants.delete(tenant_id, if_match())
-        audit.record(caller(), "tenant.delete", tenant_id, tenant_id)
+        audit.record(tenant_id, tenant_id, before)
         return no_content()
 
     route(blueprint, "/tenants", ["POST"], create_tenant)

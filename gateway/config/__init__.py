@@ -6,20 +6,18 @@ once loaded, however they were written.
 """
 
 from gateway.config.alerts import AlertsSettings
-from gateway.config.loading import ENVIRONMENT_PREFIX, Config, load_config, sections
+from gateway.config.fields import Network, Section
+from gateway.config.loading import ENVIRONMENT_PREFIX, Config, configured_file, load_config, sections
 from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
-    Network,
     PluginsSettings,
     RateLimitDialect,
     RedisSettings,
     SecretsSettings,
-    Section,
-    ServerSettings,
     UpstreamSettings,
-    is_loopback,
 )
+from gateway.config.server import ServerSettings, is_loopback
 from gateway.config.usage import PricesSettings, UsageSettings
 
 __all__ = [
@@ -38,6 +36,7 @@ __all__ = [
     "ServerSettings",
     "UpstreamSettings",
     "UsageSettings",
+    "configured_file",
     "is_loopback",
     "load_config",
     "sections",

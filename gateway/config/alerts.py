@@ -7,7 +7,7 @@ import binascii
 
 from pydantic import Field, SecretStr, field_validator
 
-from gateway.config.sections import PositiveMs, Section
+from gateway.config.fields import PositiveMs, Section
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
 LEAST_SECRET_BYTES, MOST_SECRET_BYTES = 24, 64

@@ -12,16 +12,16 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from gateway.config.alerts import AlertsSettings
+from gateway.config.fields import Section
 from gateway.config.sections import (
     LimitsSettings,
     LogSettings,
     PluginsSettings,
     RedisSettings,
     SecretsSettings,
-    Section,
-    ServerSettings,
     UpstreamSettings,
 )
+from gateway.config.server import ServerSettings
 from gateway.config.usage import PricesSettings, UsageSettings
 from gateway.errors import ConfigurationError
 
@@ -64,7 +64,7 @@ def load_config(path: Path | None = None) -> Config:
 
     Raises ConfigurationError, whose message names each key at fault.
     """
-    source = path or _configured_path()
+    source = path or configured_file()
     where = str(source) if source is not None else "environment"
     _check_environment()
     try:
@@ -84,7 +84,8 @@ def sections() -> dict[str, type[Section]]:
     }
 
 
-def _configured_path() -> Path | None:
+def configured_file() -> Path | None:
+    """What is read where no path is given; None for nothing."""
     named = os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
     if named:
         return Path(named)
@@ -98,7 +99,10 @@ def _read(source: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{source}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{source}: not valid YAML: {error}") from None
+        # its own text shows the lines around the fault, and one of them may be a password
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigurationError(f"{source}: not valid YAML{where}") from None
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):

@@ -1,137 +1,21 @@
-"""The sections of the configuration: every key, its default and what it means."""
+"""The other sections of the configuration: every key, its default and what it means."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from gateway.units import DurationMs, SizeBytes
+from gateway.config.fields import Networks, Port, PositiveBytes, PositiveMs, Section, comma_separated
 
-
-def is_loopback(host: str) -> bool:
-    """True for ``localhost`` and loopback addresses."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _domain(value: str) -> str:
-    domain = value.strip().lower().strip(".")
-    labels = domain.split(".")
-    if not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
-        raise ValueError("a base domain consists of letters, digits, hyphens and dots")
-    return domain
-
-
-def _comma_separated(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _no_number(value: Any) -> Any:
-    # a number or a boolean would be the integer value of an address
-    if isinstance(value, int | bytes):
-        raise ValueError("a network is a text such as 10.0.0.0/8")
-    return value
+RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
 
 
 def _off_if_false(value: Any) -> Any:
     # what YAML reads where off is written without quotes
     return "off" if value is False else value
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-PositiveMs = Annotated[DurationMs, Field(gt=0)]
-PositiveBytes = Annotated[SizeBytes, Field(gt=0)]
-RateLimitDialect = Literal["draft-10", "draft-7", "draft-6", "off"]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Network = Annotated[IPvAnyNetwork, BeforeValidator(_no_number)]
-"""An IP network as text, or one that was read before."""
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_comma_separated)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ServerSettings(Section):
-    """The two listeners and how they are addressed."""
-
-    admin_port: Port = Field(8080, description="Port of the admin API.")
-    proxy_port: Port = Field(8081, description="Port that tenants' clients call.")
-    base_domain: str = Field("example.com", description="Tenants are the labels directly under this domain.")
-    base_domains: Names = Field(
-        (), description="All base domains. Empty means `base_domain` and `localhost`.", examples=[["example.com"]]
-    )
-    admin_host: str = Field("127.0.0.1", description="Address the admin API binds. Anything but loopback needs `admin_token`.")
-    proxy_host: str = Field("0.0.0.0", description="Address the proxy binds.")  # noqa: S104 - it serves the outside
-    admin_token: SecretStr | None = Field(
-        None, description="Operator token: `Authorization: Bearer …` on every admin call that is not a tenant's own."
-    )
-    admin_allowed_hosts: Names = Field(
-        (),
-        description="Host names under which the admin API answers, against DNS rebinding. Empty means loopback names and"
-        " `admin_host`; with an operator token, any.",
-    )
-    trusted_proxies: Networks = Field((), description="Networks whose `X-Forwarded-*` headers are believed.")
-    workers: int = Field(1, ge=1, le=64, description="Processes per replica, which share its ports; about one for each core.")
-    engine: Literal["hypercorn", "granian", "uvicorn"] = Field(
-        "hypercorn",
-        description="The HTTP server. `uvicorn` and `granian` cost less CPU; they need `pip install ai-gateway[uvicorn]`"
-        " or `ai-gateway[granian]`.",
-    )
-    keep_alive: PositiveMs = Field(
-        65_000, description="Idle keep-alive connections are closed after this; longer than most load balancers wait."
-    )
-    max_header_bytes: PositiveBytes = Field(32 << 10, description="Largest header block of a request.")
-    drain_delay: DurationMs = Field(
-        5_000, ge=0, description="After SIGTERM, how long to go on accepting while `/health/ready` already answers 503."
-    )
-    drain_timeout: PositiveMs = Field(60_000, description="After that, how long running requests may take to finish.")
-
-    @field_validator("base_domain")
-    @classmethod
-    def _base_domain(cls, value: str) -> str:
-        return _domain(value)
-
-    @field_validator("base_domains")
-    @classmethod
-    def _base_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_domain(domain) for domain in value))
-
-    @field_validator("admin_token")
-    @classmethod
-    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("an operator token has at least 16 characters")
-        return value
-
-    @model_validator(mode="after")
-    def _admin_is_guarded(self) -> ServerSettings:
-        if self.admin_token is None and not is_loopback(self.admin_host):
-            raise ValueError(f"admin_host {self.admin_host} is reachable from outside, so admin_token must be set")
-        if self.admin_port == self.proxy_port:
-            raise ValueError("admin_port and proxy_port must differ")
-        return self
-
-    @property
-    def tenant_domains(self) -> tuple[str, ...]:
-        """The base domains in force, longest first, so that the most specific one matches."""
-        domains = self.base_domains or (self.base_domain, "localhost")
-        return tuple(sorted(dict.fromkeys(domains), key=len, reverse=True))
 
 
 class RedisSettings(Section):
@@ -141,11 +25,15 @@ class RedisSettings(Section):
 
     host: str = Field("localhost", description="Host of a single server.")
     port: Port = Field(6379, description="Port of a single server.")
+    username: str = Field(
+        "", description="User of a single server; empty for `default`. See `docs/redis.acl` for one that may do little."
+    )
     password: SecretStr = Field(SecretStr(""), description="Password; empty for none.")
     db: int = Field(0, ge=0, le=65535, description="Database number of a single server.")
     url: str | None = Field(
         None,
-        description="Instead of host, port, password and db: `redis://`, `rediss://`, `unix://`,"
+        repr=False,  # may hold the password
+        description="Instead of host, port, username, password and db: `redis://`, `rediss://`, `unix://`,"
         " `redis+sentinel://h1,h2/name`, `redis+cluster://h1,h2` (`rediss+…` with TLS), or `embedded`.",
     )
     connect_timeout: PositiveMs = Field(500, description="Longest wait for a connection.")
@@ -164,6 +52,12 @@ class RedisSettings(Section):
     pool_wait: PositiveMs = Field(50, description="Longest wait for a free one of these connections before 503 `overloaded`.")
     data_dir: Path = Field(Path("data"), description="Where the embedded store keeps its files.")
 
+    @model_validator(mode="after")
+    def _user_has_a_password(self) -> RedisSettings:
+        if self.username and not self.password.get_secret_value():
+            raise ValueError("username needs a password")
+        return self
+
     @property
     def is_embedded(self) -> bool:
         """True when the gateway starts its own server."""
@@ -176,16 +70,50 @@ class UpstreamSettings(Section):
     allowed_networks: Networks = Field(
         (), description="Private, loopback or link-local networks that targets may resolve to; all else must be public."
     )
-    allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+    allowed_ports: Annotated[tuple[Port, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
         (80, 443), description="Ports of targets outside `allowed_networks`."
     )
-    connect_timeout: PositiveMs = Field(5_000, description="TCP and TLS handshake, each try.")
+    connect_timeout: PositiveMs = Field(5_000, description="Looking up the name, TCP and TLS handshake, each try.")
     first_byte_timeout: PositiveMs = Field(120_000, description="From the sent request to the reply head.")
     idle_timeout: PositiveMs = Field(300_000, description="Longest pause within a reply body.")
     total_timeout: PositiveMs = Field(1_800_000, description="A whole exchange.")
     connect_retries: int = Field(1, ge=0, le=5, description="Further tries to connect where the rule does not say.")
-    pool_size: int = Field(1_000, ge=1, le=100_000, description="Most connections a process opens to all targets.")
+    pool_size: int = Field(
+        2_000,
+        ge=1,
+        le=100_000,
+        description="Most connections a process opens to all targets. Requests beyond that wait, whosever they are: less than"
+        " twice `limits.max_in_flight` lets tenants with slow targets hold up others.",
+    )
+    share_connections: bool = Field(
+        False,
+        description="Whether tenants with the same target share its connections. That saves handshakes where many tenants send"
+        " few requests each; but a target that can be made to mix up its replies may then answer one tenant with another's.",
+    )
+    max_per_target: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of one tenant that a process has under way to one target; more are answered 503 `overloaded`."
+        " Unset means a tenth of `pool_size`, but at least 200.",
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=0,
+        le=1_000,
+        description="Requests of a tenant to a target that must get no connection or no reply, one after the other, for the"
+        " target to be left alone for a while; 0 means never. Statuses are replies.",
+    )
+    breaker_pause: PositiveMs = Field(
+        1_000,
+        description="How long it is left alone before one request tries it again; up to twice as long after each that fails, to"
+        " 32 times this.",
+    )
     keep_alive: PositiveMs = Field(15_000, description="How long an idle upstream connection is kept.")
+
+    @property
+    def most_per_target(self) -> int:
+        """What `max_per_target` comes to."""
+        return self.max_per_target or max(200, self.pool_size // 10)
 
 
 class LimitsSettings(Section):
@@ -195,8 +123,24 @@ class LimitsSettings(Section):
     max_inspected_bytes: PositiveBytes = Field(4 << 20, description="Largest body that plugins may read.")
     body_idle_timeout: PositiveMs = Field(15_000, description="Longest pause within a request body.")
     write_stall_timeout: PositiveMs = Field(30_000, description="Longest time a client may refuse to read a chunk.")
-    max_in_flight: int = Field(1_000, ge=1, description="Requests a process handles at once; more are answered 503.")
-    max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant.")
+    max_in_flight: int = Field(
+        1_000,
+        ge=1,
+        description="Requests a process handles at once. Further ones are answered 503 `overloaded`, except for tenants with"
+        " less in flight than their share, which is this number by that of active tenants.",
+    )
+    max_in_flight_per_tenant: int = Field(200, ge=1, description="The same for one tenant, without exception.")
+    max_loop_lag: PositiveMs = Field(
+        250,
+        description="A process whose event loop is later than this again and again takes on fewer requests, until it keeps up.",
+    )
+    failed_auth_per_minute: int = Field(
+        300,
+        ge=1,
+        description="Requests with wrong keys or none that a process takes from one client address (of IPv6, from one /64)."
+        " Until the minute is over, further ones with keys it does not know are answered 429, and the store is not asked."
+        " Behind a balancer, set `server.trusted_proxies`, or all clients are one address.",
+    )
     default_output_tokens: int = Field(
         4_096,
         ge=1,
@@ -219,6 +163,21 @@ class LimitsSettings(Section):
         " third of `lease`.",
     )
 
+    store_failure: Literal["deny", "cached"] = Field(
+        "deny",
+        description="While the store is away: `deny` answers 503; `cached` admits what this process has admitted within"
+        " `cached_for`, from its share of each limit (docs/limits.md).",
+    )
+    cached_for: Annotated[PositiveMs, Field(le=600_000)] = Field(
+        60_000, description="With `cached`: how long the store's last word on a key and a rule is taken for true."
+    )
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="With `cached`, required: how many replicas share the limits; each of their `server.workers` has a share.",
+    )
+
     ratelimit_headers: Annotated[RateLimitDialect, BeforeValidator(_off_if_false)] = Field(
         "draft-10",
         description="How the IETF draft's `RateLimit` headers are written: `draft-10`, `draft-7`, `draft-6`, or `off` for none."
@@ -236,6 +195,12 @@ class LimitsSettings(Section):
             raise ValueError("renew_every must be at most half of lease")
         return self
 
+    @model_validator(mode="after")
+    def _shares_are_known(self) -> LimitsSettings:
+        if self.store_failure == "cached" and self.replicas is None:
+            raise ValueError("store_failure cached needs replicas, by which limits are divided")
+        return self
+
 
 class SecretsSettings(Section):
     """What protects stored credentials."""
@@ -250,7 +215,7 @@ class SecretsSettings(Section):
 class PluginsSettings(Section):
     """Where plugins come from."""
 
-    paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+    paths: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
         (), description="Folders with plugins of your own, one file each."
     )
 
@@ -260,3 +225,8 @@ class LogSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
     access: bool = Field(True, description="One JSON line for each proxied request, on standard output.")
+    exception_messages: bool = Field(
+        False,
+        description="Whether tracebacks also have the messages of exceptions. They help to find a bug of a plugin, and may"
+        " hold what clients have sent.",
+    )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.config.sections import Section
+from gateway.config.fields import Section
 from gateway.model_price import ModelPrice, Prices
 from gateway.units import DurationMs
 

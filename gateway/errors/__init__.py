@@ -11,10 +11,12 @@ from gateway.errors.base import (
     InternalError,
 )
 from gateway.errors.failures import (
+    BreakerOpen,
     Draining,
     Overloaded,
     PluginFailed,
     PluginFailedOnReply,
+    StoreAway,
     StoreUnavailable,
     UpstreamAuthFailed,
     UpstreamTimeout,
@@ -56,6 +58,7 @@ __all__ = [
     "AmbiguousCredentials",
     "BadRequest",
     "BodyTooLarge",
+    "BreakerOpen",
     "BudgetExceeded",
     "ConfigurationError",
     "Draining",
@@ -81,6 +84,7 @@ __all__ = [
     "PluginFailedOnReply",
     "RateLimited",
     "RequestTimeout",
+    "StoreAway",
     "StoreUnavailable",
     "SubdomainTaken",
     "TenantSuspended",

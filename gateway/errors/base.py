@@ -14,12 +14,13 @@ class GatewayError(Exception):
     """An answer with an error status.
 
     ``param`` names the field or header at fault. ``headers`` are added to the answer. ``details`` are further members
-    of the ``error`` object.
+    of the ``error`` object. ``noted_code`` is what the log and the metrics say where that is more than the code.
     """
 
     status: int = 500
     code: str = "internal_error"
     type: str = "api_error"
+    noted_code: str | None = None
     default_message: ClassVar[str] = "The gateway failed to handle the request."
 
     def __init__(

@@ -30,6 +30,13 @@ class UpstreamUnreachable(GatewayError):
     default_message = "The target of this route cannot be reached."
 
 
+class BreakerOpen(UpstreamUnreachable):
+    """Requests to the target have failed one after the other, so this one was not sent."""
+
+    noted_code = "breaker_open"
+    default_message = "The target of this route has failed several times in a row and is not asked for a moment; try again."
+
+
 class UpstreamAuthFailed(GatewayError):
     """The target refused the gateway's own credentials; its body could name them and is withheld."""
 
@@ -53,6 +60,10 @@ class StoreUnavailable(GatewayError):
     def __init__(self, message: str | None = None, **facts: Any) -> None:
         facts.setdefault("headers", (("retry-after", "1"),))
         super().__init__(message, **facts)
+
+
+class StoreAway(StoreUnavailable):
+    """Redis was not even asked, because it does not answer or cannot be reached: no part of the call can have happened."""
 
 
 class Overloaded(StoreUnavailable):

@@ -136,6 +136,7 @@ class AnthropicMessages:
 
     name = "anthropic.messages"
     streams_json = False
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for."""

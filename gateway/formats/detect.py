@@ -29,10 +29,10 @@ _BY_LAST_TWO: dict[str, Endpoint] = {
     "responses/input_tokens": Free("openai.input_tokens"),
     "responses/compact": OpenAIResponses(),
     "audio/speech": OpenAIMedia("openai.speech"),
-    "audio/transcriptions": OpenAIMedia("openai.transcriptions"),
-    "audio/translations": OpenAIMedia("openai.translations"),
+    "audio/transcriptions": OpenAIMedia("openai.transcriptions", takes_forms=True),
+    "audio/translations": OpenAIMedia("openai.translations", takes_forms=True),
     "images/generations": OpenAIMedia("openai.images"),
-    "images/edits": OpenAIMedia("openai.image_edits"),
+    "images/edits": OpenAIMedia("openai.image_edits", takes_forms=True),
     "v1/messages": _MESSAGES,
     "messages/count_tokens": Free("anthropic.count_tokens"),
 }

@@ -69,6 +69,8 @@ class Endpoint(Protocol):
     """Such as ``openai.chat``."""
     streams_json: bool
     """True if a stream may come as the elements of a JSON array instead of as events."""
+    takes_forms: bool
+    """True if it may be asked for by a form (``multipart/form-data``) instead of by JSON."""
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for; ``path`` is the upstream's.

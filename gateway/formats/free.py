@@ -30,6 +30,7 @@ class Free:
     """A call whose usage is zero, whatever it is about."""
 
     streams_json = False
+    takes_forms = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -60,6 +60,7 @@ class GeminiGenerate:
 
     name = "gemini.generate"
     streams_json = True
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for; the path has the model and whether the reply is streamed."""
@@ -112,6 +113,7 @@ class GeminiEmbed:
 
     name = "gemini.embed"
     streams_json = False
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: no token is written."""

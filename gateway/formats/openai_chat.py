@@ -32,6 +32,7 @@ class OpenAIChat:
 
     name = "openai.chat"
     streams_json = False
+    takes_forms = False
 
     def __init__(self, *, unnamed_bound: str = "max_tokens") -> None:
         self._unnamed_bound = unnamed_bound

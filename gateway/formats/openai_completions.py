@@ -29,6 +29,7 @@ class OpenAICompletions:
 
     name = "openai.completions"
     streams_json = False
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: ``best_of`` answers to each prompt are written, of which ``n`` are returned."""
@@ -70,6 +71,7 @@ class OpenAIEmbeddings:
 
     name = "openai.embeddings"
     streams_json = False
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for: no token is written."""

@@ -79,8 +79,9 @@ class OpenAIMedia:
 
     streams_json = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, takes_forms: bool = False) -> None:
         self.name = name
+        self.takes_forms = takes_forms
 
     def asked(self, fields: Fields, path: str) -> Asked:
         """What a JSON request asks for. The tokens of sound and images to be written have no bound that a client sets."""

@@ -112,6 +112,7 @@ class OpenAIResponses:
 
     name = "openai.responses"
     streams_json = False
+    takes_forms = False
 
     def asked(self, fields: Fields, path: str) -> Asked:  # noqa: ARG002  the model is in the request, with Azure too
         """What a JSON request asks for. What ``previous_response_id`` or ``conversation`` add to the prompt nobody can see."""

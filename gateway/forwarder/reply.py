@@ -10,6 +10,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
+from gateway.forwarder.pool import Destination
 from gateway.forwarder.protocol import BROKEN_EXCHANGE, TargetProtocol
 from gateway.forwarder.relay import PassOn, Relay
 from gateway.forwarder.upload import Upload
@@ -22,11 +23,12 @@ class BodyBroken(Exception):
 class UpstreamReply:
     """The live reply of a target: the head is here, the body is not."""
 
-    __slots__ = ("_broken", "_connection", "_content", "_ends_at", "_idle", "_upload", "raw_headers", "status")
+    __slots__ = ("_broken", "_connection", "_content", "_destination", "_ends_at", "_idle", "_upload", "raw_headers", "status")
 
     def __init__(
         self,
         connection: Connection,
+        destination: Destination,
         message: RawResponseMessage,
         content: StreamReader,
         upload: Upload | None,
@@ -35,6 +37,7 @@ class UpstreamReply:
         ends_at: float,
     ) -> None:
         self._connection: Connection | None = connection
+        self._destination = destination
         self._content = content
         self._broken: BodyBroken | None = None
         self._upload = upload
@@ -123,6 +126,7 @@ class UpstreamReply:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        self._destination.in_flight -= 1
         complete = self._content.is_eof() and (self._upload is None or self._upload.is_complete)
         give_back(connection, complete=complete, upload=self._upload)
 

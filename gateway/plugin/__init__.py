@@ -29,7 +29,7 @@ from gateway.plugin.exchange import (
 from gateway.plugin.header_list import Headers
 from gateway.plugin.json_schema import JsonSchema, SchemaCheck
 from gateway.plugin.patterns import Pattern, PatternSet
-from gateway.plugin.strict_json import parse_json
+from gateway.plugin.strict_json import check_alike, check_json_type, parse_json
 from gateway.plugin.texts import texts_of
 from gateway.units import DurationMs, SizeBytes
 
@@ -62,6 +62,8 @@ __all__ = [
     "TenantInfo",
     "Timings",
     "Usage",
+    "check_alike",
+    "check_json_type",
     "limit_specs",
     "parse_json",
     "texts_of",

@@ -98,12 +98,12 @@ class Request:
 
     method: str
     path: str
-    query: str
+    query: str = field(repr=False)  # what clients send does not get into a log by chance
     headers: Headers
     client_ip: str
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     has_body: bool = False
-    _parsed: tuple[bytes, Any] | None = None
+    _parsed: tuple[bytes, Any] | None = field(default=None, repr=False)
 
     def json(self) -> Any:
         """The body as strict JSON, parsed once. Raises InvalidJson."""
@@ -123,7 +123,7 @@ class Reply:
 
     status: int
     headers: Headers
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
 
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 become replacement characters."""
@@ -135,8 +135,8 @@ class Answer:
     """A reply made by a plugin instead of the target."""
 
     status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -165,7 +165,7 @@ class Exchange:
     limits: Sequence[LimitState] = ()
     reply: Reply | None = None
     answer: Answer | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
     costs: dict[str, int] = field(default_factory=dict)
     usage: Usage | None = None
     cost_nano_usd: int | None = None

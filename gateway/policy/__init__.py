@@ -6,7 +6,15 @@ from gateway.policy.binding import units_of
 from gateway.policy.call import Call, endpoint_for, is_decided_by_body, is_readable, renamed_path, sent_body
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
-from gateway.policy.entrance import check_inspected_length, check_length, check_target
+from gateway.policy.entrance import (
+    CLOSE,
+    MAX_FIELD_BYTES,
+    MAX_FIELDS,
+    MAX_URL_BYTES,
+    check_inspected_length,
+    check_length,
+    check_target,
+)
 from gateway.policy.explain import Description, Explainer, Explanation, SeenLimit, Verdict
 from gateway.policy.facts import RequestFacts
 from gateway.policy.forecast import seeded_state
@@ -19,6 +27,10 @@ from gateway.policy.terms import Terms, terms_of, tighter_terms
 __all__ = [
     "BEFORE_CHAIN",
     "BODILESS",
+    "CLOSE",
+    "MAX_FIELDS",
+    "MAX_FIELD_BYTES",
+    "MAX_URL_BYTES",
     "NOTHING",
     "Accounting",
     "Call",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from gateway.errors import InvalidHeader
@@ -10,7 +9,7 @@ from gateway.policy.accounting import Demand
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.store import BoundLimit, PlacedLimit, limit_of
-from gateway.targets.addresses import plain
+from gateway.targets import subscriber
 
 MAX_DIGITS = 10
 MOST_KEPT = 64
@@ -88,7 +87,7 @@ def _level(level: str, head: RequestFacts, key: CompiledKey, rule: CompiledRule,
         case "api_key":
             return key.info.id
         case "ip":
-            return _subscriber(head.client_ip)
+            return subscriber(head.client_ip)
         case "method":
             return head.method
         case "model":
@@ -97,14 +96,3 @@ def _level(level: str, head: RequestFacts, key: CompiledKey, rule: CompiledRule,
             return rule.info.id
     wanted = level.removeprefix("header:").encode()
     return next((value.decode("latin-1") for name, value in head.headers if name == wanted), "")
-
-
-def _subscriber(address: str) -> str:
-    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
-    try:
-        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)

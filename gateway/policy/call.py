@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from gateway.errors import GatewayError, InvalidJson, UnsupportedMediaType
 from gateway.formats import Asked, Endpoint, Fields, endpoint_of, is_plainly_written, read_fields, write_fields
+from gateway.plugin import check_alike, check_json_type
 from gateway.policy.compiled import CompiledKey, CompiledRule
 from gateway.policy.facts import RequestFacts
 from gateway.routing import understood, upstream_path
@@ -98,6 +99,18 @@ def is_readable(head: RequestFacts) -> bool:
     return True
 
 
+def check_readable(head: RequestFacts, endpoint: Endpoint | None) -> None:
+    """Raises UnsupportedMediaType for a body that, by its head, the target may read otherwise than it is read here.
+
+    A form for an endpoint that takes forms passes.
+    """
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in head.headers):
+        raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
+    types = [value.decode("latin-1") for name, value in head.headers if name == b"content-type"]
+    if endpoint is None or not endpoint.takes_forms or not all(each.lower().startswith("multipart/") for each in types):
+        check_json_type(types)
+
+
 def read_call(
     rule: CompiledRule, endpoint: Endpoint, head: RequestFacts, body: bytes | None, *, decides: bool, reserves: bool
 ) -> tuple[Call, bytes | None]:
@@ -107,15 +120,17 @@ def read_call(
     reads what was read here. If something is decided by the body, one that cannot be read raises InvalidJson or
     UnsupportedMediaType; forms excepted, whose usage only the reply tells. ``reserves`` if tokens or cost are limited.
     """
+    if decides and head.has_body:
+        check_readable(head, endpoint)
     if body is None or not is_readable(head):
-        if decides and body is not None and any(name == b"content-encoding" for name, _ in head.headers):
-            raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
         return Call(endpoint, Asked("")), body
     fields = read_fields(body)
     if fields is None:
         if decides:
             raise InvalidJson("The body must be a JSON object.")
         return Call(endpoint, Asked("")), body
+    if decides:
+        check_alike(fields, "model")
     path = understood(head.path)
     told = fields if reserves else {name: value for name, value in fields.items() if name not in _READ_BY_MODELS}
     call = Call.of(endpoint, endpoint.asked(told, path), rule.aliases)._replace(fields=fields, path=path, is_complete=reserves)

@@ -82,7 +82,8 @@ class CompiledTenant:
 class CompiledKey:
     """A key at one revision.
 
-    ``bound`` keeps, by the id of a rule, that rule and the limits of its requests where they are the same each time.
+    ``ends_ms`` is when it expires, Unix milliseconds. ``bound`` keeps, by the id of a rule, that rule and the limits of its
+    requests where they are the same each time.
     """
 
     revision: str
@@ -95,4 +96,5 @@ class CompiledKey:
     needs_model: bool
     is_measured: bool
     alerts: bool
+    ends_ms: int | None
     bound: dict[str, tuple[CompiledRule, Sequence[BoundLimit]]] = field(default_factory=dict)

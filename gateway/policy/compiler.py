@@ -70,8 +70,8 @@ class Compiler:
         """One rule by itself; what keeps it from being used is its ``fault``."""
         return self._rule(tenant, rule, Keyspace(tenant.subdomain))
 
-    def key(self, tenant: TenantInfo, document: bytes, revision: str) -> CompiledKey:
-        """From a key's document."""
+    def key(self, tenant: TenantInfo, document: bytes, revision: str, grace_ends_ms: int | None = None) -> CompiledKey:
+        """From a key's document, and when the grace of this secret ends if it was replaced."""
         key = ApiKey.model_validate_json(document)
         keyspace = Keyspace(tenant.subdomain)
         limits = tuple(
@@ -97,6 +97,7 @@ class Compiler:
             key.allowed_models is not None or any("model" in limit.levels for limit in limits),
             any(limit.spec.is_measured for limit in limits),
             any(limit.spec.alerts for limit in limits),
+            min([end for end in (key.expires_ms, grace_ends_ms) if end is not None], default=None),
         )
 
     def _rule(self, tenant: Tenant, rule: Rule, keyspace: Keyspace) -> CompiledRule:

@@ -9,6 +9,12 @@ from gateway.models import METHODS
 from gateway.routing import check_path
 
 MAX_URL_BYTES = 8 << 10
+MAX_FIELDS = 100
+MAX_FIELD_BYTES = 8 << 10
+"""Of a value; the engine limits the header block as a whole."""
+
+CLOSE = (("connection", "close"),)
+"""Told to whom the form of its head is refused: what it sends after that is not worth reading."""
 
 _METHODS = frozenset(METHODS)
 _QUERY = re.compile(r"[!\x22\x24-\x7e]*")

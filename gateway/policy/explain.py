@@ -22,7 +22,7 @@ from gateway.policy.alerting import reached_thresholds
 from gateway.policy.call import Call, endpoint_for, is_decided_by_body, renamed_path
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
-from gateway.policy.entrance import check_inspected_length, check_length, check_target
+from gateway.policy.entrance import CLOSE, check_inspected_length, check_length, check_target
 from gateway.policy.forecast import admitted_state, seeded_state
 from gateway.policy.plan import plan_request
 from gateway.policy.recent import Recent
@@ -115,6 +115,10 @@ class Explainer:
         """``outcome`` is what presenting the key leads to: the configuration, or a refusal. Raises StoreUnavailable."""
         try:
             check_target(asked.method, asked.path, asked.query)
+        except GatewayError as refusal:
+            refusal.headers = (*refusal.headers, *CLOSE)
+            return Explanation(refusal)
+        try:
             check_length(len(asked.body or b""), self._config.limits.max_body_bytes)
             if isinstance(outcome, GatewayError):
                 return Explanation(outcome)

@@ -6,8 +6,9 @@ import ipaddress
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.errors import GatewayError, InvalidJson, NotAllowed, UnsupportedMediaType
-from gateway.plugin import parse_json
+from gateway.errors import GatewayError, InvalidJson, NotAllowed
+from gateway.plugin import check_alike, parse_json
+from gateway.policy.call import check_readable
 from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.facts import RequestFacts
 from gateway.targets.addresses import plain
@@ -43,12 +44,11 @@ def model_of(head: RequestFacts, body: bytes) -> str | None:
     """The ``model`` of a JSON body. Raises InvalidJson, UnsupportedMediaType for a body that cannot be read."""
     if not body:
         return None
-    encodings = [value for name, value in head.headers if name == b"content-encoding" and value.lower() != b"identity"]
-    if encodings:
-        raise UnsupportedMediaType("This route reads the body, which must not be compressed.", param="Content-Encoding")
+    check_readable(head, None)
     document = parse_json(body)
     if not isinstance(document, dict):
         raise InvalidJson("The body must be a JSON object.")
+    check_alike(document, "model")
     model = document.get("model")
     return model if isinstance(model, str) else None
 

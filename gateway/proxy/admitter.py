@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from gateway import virtual_key
 from gateway.errors import (
@@ -12,6 +11,7 @@ from gateway.errors import (
     InternalError,
     InvalidApiKey,
     Overloaded,
+    StoreAway,
     StoreUnavailable,
     TenantSuspended,
     UnknownTenant,
@@ -30,37 +30,21 @@ from gateway.policy import (
     terms_of,
     tighter_terms,
 )
+from gateway.proxy.caller import Caller
 from gateway.proxy.configurations import Configurations
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.last_known import LastKnown
 from gateway.proxy.outcome import Outcome
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.request_body import RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
-from gateway.store import Admission, Admissions, BoundLimit, Due, Keyspace, Known, Settlement, Stale, Unseeded, Used
+from gateway.proxy.ticket import Ticket
+from gateway.store import Admission, Admissions, BoundLimit, Keyspace, Known, Settlement, Stale, Unseeded
 
 MAX_ROUNDS = 8
 EARLY_BODY_BYTES = 64 << 10
-
-
-class Caller(NamedTuple):
-    """Which tenant a request is for and the digest of its key; neither is confirmed yet."""
-
-    subdomain: str
-    digest: str
-    by_host: bool
-
-
-class Ticket(NamedTuple):
-    """A decided request, and the terms on which it was."""
-
-    id: str
-    tenant: CompiledTenant
-    key: CompiledKey
-    rule: CompiledRule
-    terms: Terms
-    admission: Admission
 
 
 class Admitter:
@@ -76,6 +60,7 @@ class Admitter:
         renewer: Renewer,
         accounting: Accounting,
         max_inspected_bytes: int,
+        last_known: LastKnown | None = None,
     ) -> None:
         self._admissions = admissions
         self._configurations = configurations
@@ -85,26 +70,36 @@ class Admitter:
         self._renewer = renewer
         self._accounting = accounting
         self._max_inspected_bytes = max_inspected_bytes
+        self._last_known = last_known
 
-    async def identify(self, head: RequestHead) -> Caller:
-        """The tenant by host, on other hosts by key. Raises UnknownTenant, InvalidApiKey."""
+    def presume(self, head: RequestHead) -> Caller:
+        """Who calls, as far as is known without asking anybody: the tenant by host, else by key. Raises MissingHost."""
         subdomain = self._domains.subdomain_of(head.authority)
-        digest = "" if head.secret is None else virtual_key.digest(head.secret)
-        if subdomain is not None and self._configurations.key(subdomain, digest) is not None:
-            return Caller(subdomain, digest, by_host=True)  # what is known is well formed
-        if head.secret is None or not virtual_key.is_well_formed(head.secret):
-            if subdomain is not None and not await self._admissions.tenant_exists(Keyspace(subdomain)):
+        secret = head.secret
+        digest = "" if secret is None else virtual_key.digest(secret)
+        by_host = subdomain is not None
+        if subdomain is None:
+            subdomain = self._configurations.subdomain_of(digest) or ""
+        if self._configurations.key(subdomain, digest) is not None:
+            return Caller(subdomain, digest, by_host, is_known=True)  # what is known is well formed
+        if secret is None or not virtual_key.is_well_formed(secret):
+            digest = ""
+        return Caller(subdomain, digest, by_host, is_known=False)
+
+    async def identify(self, stranger: Caller) -> Caller:
+        """A caller who is not known, with its tenant. Raises UnknownTenant, InvalidApiKey."""
+        subdomain, digest, by_host, _ = stranger
+        if not digest:
+            if by_host and not await self._admissions.tenant_exists(Keyspace(subdomain)):
                 raise UnknownTenant
             raise InvalidApiKey
-        if subdomain is not None:
-            return Caller(subdomain, digest, by_host=True)
-        subdomain = self._configurations.subdomain_of(digest)
-        if subdomain is None:
-            subdomain = await self._admissions.subdomain_of_key(digest)
-            if subdomain is None:
-                raise InvalidApiKey
-            self._configurations.remember_subdomain(digest, subdomain)
-        return Caller(subdomain, digest, by_host=False)
+        if subdomain:
+            return stranger
+        found = await self._admissions.subdomain_of_key(digest)
+        if found is None:
+            raise InvalidApiKey
+        self._configurations.remember_subdomain(digest, found)
+        return Caller(found, digest, by_host, is_known=False)
 
     async def admit(self, caller: Caller, head: RequestHead, body: RequestBody) -> Ticket:
         """Decide the request: one round trip unless the configuration has changed. Raises whatever refuses it.
@@ -113,7 +108,11 @@ class Admitter:
         """
         try:
             return await self._admit(caller, head, body)
+        except InvalidApiKey:
+            self._configurations.forget_key(caller.subdomain, caller.digest)
+            raise
         except UnknownTenant:
+            self._configurations.forget_key(caller.subdomain, caller.digest)
             if caller.by_host:
                 raise
             # the key's tenant is gone; on a host that names none, that is nobody's business
@@ -141,33 +140,64 @@ class Admitter:
                     terms = terms_of(self._accounting, head, key, rule, endpoint, read)
                 except GatewayError as error:
                     refusal = error
-            outcome = await self._ask(keyspace, caller, ticket_id, terms.limits, known)
+            try:
+                outcome = await self._ask(keyspace, caller, ticket_id, terms.limits, known)
+            except StoreAway:
+                if refusal is None and (ticket := self._without_store(caller, ticket_id, tenant, key, rule, terms)):
+                    return ticket
+                raise
             if isinstance(outcome, Stale):
                 configurations.update(caller.subdomain, caller.digest, outcome)
                 continue
-            if refusal is not None:
-                raise refusal
-            if tenant is None or key is None or rule is None:
-                raise InternalError from AssertionError("admitted without a configuration")
+            compiled = _compiled(refusal, tenant, key, rule)
             if isinstance(outcome, Unseeded):
-                await self._seeding.seed(tenant.info.id, outcome)
+                await self._seeding.seed(compiled[0].info.id, outcome)
                 continue
-            tighter = None if outcome.admitted else tighter_terms(self._accounting, head, key, rule, terms, outcome.states)
-            if tighter is not None:
-                second = await self._ask(keyspace, caller, ticket_id, tighter.limits, known)
-                if not isinstance(second, Admission):
-                    continue
-                terms, outcome = (tighter, second) if second.admitted else (terms, outcome)
-            if outcome.admitted:
-                self._renewer.keep(keyspace, ticket_id, terms.limits, outcome)
-            return Ticket(ticket_id, tenant, key, rule, terms, outcome)
+            ticket = Ticket(ticket_id, *compiled, terms, outcome)
+            if self._last_known is not None:
+                self._last_known.confirm(caller, *compiled, terms.limits, outcome)
+            if outcome.admitted or (ticket := await self._on_tighter_terms(keyspace, caller, head, ticket, known)):
+                if ticket.admission.admitted:
+                    self._renewer.keep(keyspace, ticket_id, ticket.terms.limits, ticket.admission)
+                return ticket
         raise StoreUnavailable("The configuration changes faster than it can be read; try again.")
+
+    async def _on_tighter_terms(
+        self, keyspace: Keyspace, caller: Caller, head: RequestHead, ticket: Ticket, known: Known
+    ) -> Ticket | None:
+        """A refused ticket again where less may do, None if that has to be decided anew."""
+        tighter = tighter_terms(self._accounting, head, ticket.key, ticket.rule, ticket.terms, ticket.admission.states)
+        if tighter is None:
+            return ticket
+        second = await self._ask(keyspace, caller, ticket.id, tighter.limits, known)
+        if not isinstance(second, Admission):
+            return None
+        return ticket._replace(terms=tighter, admission=second) if second.admitted else ticket
+
+    def _without_store(
+        self,
+        caller: Caller,
+        ticket_id: str,
+        tenant: CompiledTenant | None,
+        key: CompiledKey | None,
+        rule: CompiledRule | None,
+        terms: Terms,
+    ) -> Ticket | None:
+        if self._last_known is None or tenant is None or key is None or rule is None or self._settler.is_full:
+            return None
+        admission = self._last_known.admit(caller, tenant, key, rule, terms.limits)
+        return None if admission is None else Ticket(ticket_id, tenant, key, rule, terms, admission, by_store=False)
 
     async def _may_read(self, keyspace: Keyspace, caller: Caller, body: RequestBody, known: Known) -> bool:
         """Authentication before cost: only a good key makes us read a large body. False if what we knew was not current."""
         if body.length is not None and body.length <= EARLY_BODY_BYTES:
             return True
-        stale = await self._admissions.validate(keyspace, caller.digest, known)
+        try:
+            stale = await self._admissions.validate(keyspace, caller.digest, known)
+        except StoreAway:
+            if self._last_known is not None and self._last_known.knows(caller):
+                return True
+            raise
         if stale is not None:
             self._configurations.update(caller.subdomain, caller.digest, stale)
         return stale is None
@@ -187,49 +217,28 @@ class Admitter:
         return self._configurations.tenant(caller.subdomain) is not None
 
     def settle(self, ticket: Ticket, outcome: Outcome) -> None:
-        """End an admitted request, once, off its path: what it holds is free, and what it used is recorded.
-
-        Limits behind the entry that the request has reached took no effect and give their charge back. Those that count
-        it otherwise than it was charged are corrected.
-        """
+        """End an admitted request, once, off its path: what it holds is free, and what it used is recorded."""
         if not ticket.admission.admitted:
             return
-        self._renewer.let_go(ticket.id)
-        dues: list[Due] = []
-        terms = ticket.terms
-        for limit, state in zip(terms.limits, ticket.admission.states, strict=True):
-            if state.refuses:
-                continue  # a shadow limit that counted nothing
-            actual = outcome.cost_of(limit)
-            if limit.placed.entry > outcome.reached:
-                dues.append((limit, 0))
-            elif limit.placed.spec.holds or actual is not None:
-                dues.append((limit, actual))
-        used = None
-        if outcome.exchange is not None:
-            model = outcome.model_of(terms.model)
-            usage, cost_nano_usd, _ = outcome.spent
-            used = Used(
-                ticket.tenant.info.id,
-                ticket.key.info.id,
-                ticket.rule.info.id,
-                model,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_tokens=usage.cached_tokens,
-                cost_nano_usd=cost_nano_usd,
-            )
-        if terms.limits or used:  # also with nothing due: the marker of what is in flight would stay for an hour
-            now_ms = ticket.admission.now_ms
-            self._settler.add(Settlement(ticket.tenant.keyspace, ticket.id, now_ms, dues, used))
+        if ticket.by_store:
+            self._renewer.let_go(ticket.id)
+        elif self._last_known is not None:
+            self._last_known.ended(ticket.terms.limits)
+        settlement = ticket.settlement(outcome)
+        if settlement is not None:
+            self._settler.add(settlement)
 
     async def _ask(
         self, keyspace: Keyspace, caller: Caller, ticket_id: str, limits: Sequence[BoundLimit], known: Known
     ) -> Admission | Stale | Unseeded:
         try:
             outcome = await self._admissions.admit(keyspace, caller.digest, known, ticket_id, limits)
-        except (UnknownTenant, InvalidApiKey, TenantSuspended, Overloaded):
-            raise  # nothing was charged, or not even sent
+        except (UnknownTenant, InvalidApiKey, TenantSuspended) as refusal:
+            if self._last_known is not None:
+                self._last_known.refused(caller, refusal)
+            raise  # nothing was charged
+        except (StoreAway, Overloaded):
+            raise  # it was not even sent
         except BaseException:
             # the reply is lost, the decision may not be: void it, whichever of the two arrives first
             if limits:
@@ -237,3 +246,14 @@ class Admitter:
             raise
         self._settler.store_answers()
         return outcome
+
+
+def _compiled(
+    refusal: GatewayError | None, tenant: CompiledTenant | None, key: CompiledKey | None, rule: CompiledRule | None
+) -> tuple[CompiledTenant, CompiledKey, CompiledRule]:
+    """What the store has confirmed. Raises what else refuses the request."""
+    if refusal is not None:
+        raise refusal
+    if tenant is None or key is None or rule is None:
+        raise InternalError from AssertionError("admitted without a configuration")
+    return tenant, key, rule

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from quart import Quart, Response
 
 from gateway.config import Config
+from gateway.errors import StoreUnavailable
 from gateway.forwarder import Forwarder
 from gateway.policy import Accounting, Compiler
 from gateway.proxy.admitter import Admitter
@@ -18,7 +19,9 @@ from gateway.proxy.data_plane import DataPlane
 from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
 from gateway.proxy.hosts import TenantDomains
+from gateway.proxy.last_known import LastKnown
 from gateway.proxy.leave_watch import LeaveWatches
+from gateway.proxy.loop_watch import LoopWatch
 from gateway.proxy.renewer import Renewer
 from gateway.proxy.seeding import Seeding
 from gateway.proxy.settler import Settler
@@ -46,11 +49,28 @@ class ProxyParts:
     draining: Callable[[], bool]
 
 
+def last_known_of(parts: ProxyParts) -> LastKnown | None:
+    """What admits while the store is away, if anything is to."""
+    limits = parts.config.limits
+    if limits.store_failure != "cached" or limits.replicas is None:
+        return None
+    return LastKnown(limits.replicas * parts.config.server.workers, limits.cached_for, parts.metrics.cached.inc)
+
+
 def create_proxy_app(parts: ProxyParts) -> Quart:
     """An ASGI app for any server. Raises ConfigurationError."""
     app = Quart("gateway.proxy", static_folder=None)
     install_error_handlers(app)
-    app.register_blueprint(health_blueprint(parts.stores.connection.ping, parts.draining))
+    last_known = last_known_of(parts)
+
+    async def check_store() -> None:
+        try:
+            await parts.stores.connection.ping()
+        except StoreUnavailable:
+            if last_known is None or not last_known.is_fresh:
+                raise
+
+    app.register_blueprint(health_blueprint(check_store, parts.draining))
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -60,13 +80,19 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
     config = parts.config
     background = Background()
     watches = LeaveWatches()
-    forwarder = Forwarder(config.upstream)
+    forwarder = Forwarder(config.upstream, parts.metrics.outage)
     target = webhook_target(config)
     webhook = None if target is None else Webhook(config, target, forwarder)
     alerts = Alerts(parts.stores.alerts, background, parts.metrics, webhook)
     domains = TenantDomains(config.server.tenant_domains)
     gate = Gate(config.limits.max_in_flight, config.limits.max_in_flight_per_tenant)
+    max_lag_ms = config.limits.max_loop_lag
+    loop_watch = LoopWatch(
+        config.limits.plugin_timeout, lambda lag_ms: gate.adjust(late=lag_ms > max_lag_ms), parts.metrics.loop_stalled
+    )
     parts.metrics.show_in_flight(lambda: gate.in_flight)
+    parts.metrics.show_loop_lag(lambda: loop_watch.lag_ms)
+    parts.metrics.show_breakers(parts.stores.connection.breaker_states)
     compiler = Compiler(parts.registry, parts.vault, config, parts.metrics.plugin_failed)
     settlements = parts.stores.settlements
     renewer = Renewer(settlements, config.limits.lease, config.limits.renewal)
@@ -81,6 +107,7 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
         renewer,
         parts.accounting,
         config.limits.max_inspected_bytes,
+        last_known,
     )
 
     @app.before_serving
@@ -89,9 +116,11 @@ def create_proxy_app(parts: ProxyParts) -> Quart:
         renewer.start()
         watches.start()
         parts.access_log.start()
+        loop_watch.start()
 
     @app.after_serving
     async def stop() -> None:
+        loop_watch.stop()
         await watches.stop()
         await renewer.stop()
         alerts.stop()

@@ -63,10 +63,15 @@ class Configurations:
         last_key = self._keys.get((subdomain, digest))
         if stale.key_document is not None and tenant is not None and (last_key is None or last_key.revision != stale.revision):
             try:
-                key = self._compiler.key(tenant.info, stale.key_document, stale.revision)
+                key = self._compiler.key(tenant.info, stale.key_document, stale.revision, stale.grace_ends_ms)
             except ValidationError as error:
                 key = replace(_kept(last_key, subdomain, error), revision=stale.revision)
             self._keys.put((subdomain, digest), key)
+            self._subdomains.put(digest, subdomain)
+
+    def forget_key(self, subdomain: str, digest: str) -> None:
+        """A key that is no longer good; whoever uses it again is a stranger."""
+        self._keys.forget((subdomain, digest))
 
     def subdomain_of(self, digest: str) -> str | None:
         """The tenant of a key, if it was asked for before; it never changes."""

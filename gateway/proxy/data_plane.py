@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from gateway.config import Config
-from gateway.errors import GatewayError, InternalError, WebSocketNotSupported
+from gateway.errors import GatewayError, InternalError, InvalidApiKey, RateLimited, UnknownTenant, WebSocketNotSupported
+from gateway.failed_logins import FailedLogins
 from gateway.proxy.admitter import Admitter
 from gateway.proxy.forwarding import Forwarding
 from gateway.proxy.gate import Gate
@@ -50,6 +51,7 @@ class DataPlane:
         self._admitter = admitter
         self._forwarding = forwarding
         self._gate = gate
+        self._failed_logins = FailedLogins(config.limits.failed_auth_per_minute)
         self._metrics = metrics
         self._access_log = access_log
 
@@ -77,11 +79,7 @@ class DataPlane:
         incoming = Incoming(receive)
         reply = ReplyWriter(send, incoming, visit)
         try:
-            self._gate.enter()
-            try:
-                await self._handle(scope, incoming, reply, visit)
-            finally:
-                self._gate.leave()
+            await self._handle(scope, incoming, reply, visit)
         except ClientLeft:
             visit.status, visit.code = CLIENT_LEFT, "client_left"
         except GatewayError as error:
@@ -116,20 +114,46 @@ class DataPlane:
             idle_ms=self._limits.body_idle_timeout,
         )
         began = perf_counter()
-        caller = await self._admitter.identify(head)
+        gate, caller = self._gate, self._admitter.presume(head)
+        claimed, is_known = caller.subdomain, caller.is_known
+        if is_known:
+            visit.tenant = claimed
+            gate.enter(claimed)
+        else:
+            self._check_failures(head.client_ip)
+            gate.enter_stranger(claimed, has_key=bool(caller.digest))
         try:
-            self._gate.enter_tenant(caller.subdomain)
-            try:
-                ticket = await self._admitter.admit(caller, head, body)
-                visit.admission_ms = (perf_counter() - began) * 1_000
-                visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
-                await self._forwarding.run(ticket, head, body, reply, visit)
-            finally:
-                self._gate.leave_tenant(caller.subdomain)
+            if not is_known:
+                caller = await self._admitter.identify(caller)
+                if not claimed:
+                    gate.name_stranger(caller.subdomain)
+                    claimed = caller.subdomain
+            ticket = await self._admitter.admit(caller, head, body)
+            if not is_known:
+                gate.recognise(claimed, caller.subdomain)
+                is_known = True
+            visit.admission_ms = (perf_counter() - began) * 1_000
+            visit.rule, visit.key_id = ticket.rule.info.id, ticket.key.info.id
+            await self._forwarding.run(ticket, head, body, reply, visit)
+        except (InvalidApiKey, UnknownTenant):
+            self._failed_logins.note(head.client_ip)
+            raise
         finally:
+            if is_known:
+                gate.leave(caller.subdomain)
+            else:
+                gate.leave_stranger(claimed)
             visit.bytes_in = body.received_bytes
             # only tenants that exist: the name becomes a label of the metrics
             visit.tenant = caller.subdomain if self._admitter.knows(caller) else ""
+
+    def _check_failures(self, address: str) -> None:
+        """Before the store is asked for a stranger. Raises RateLimited."""
+        try:
+            self._failed_logins.check(address)
+        except RateLimited:
+            self._metrics.failed_auth_refused.inc()
+            raise
 
     async def _refuse_websocket(self, scope: Any, receive: Receive, send: Send) -> None:
         request_id = request_id_of(_header(scope, b"x-request-id"))

@@ -14,7 +14,7 @@ from gateway.headers import forwarded
 from gateway.limit_headers import limit_headers_in
 from gateway.plugin import Answer, Exchange, Headers, Reply, Request
 from gateway.policy import Accounting, reached_thresholds, refusal_of, renamed_path, sent_body
-from gateway.proxy.admitter import Admitter, Ticket
+from gateway.proxy.admitter import Admitter
 from gateway.proxy.alerts import Alerts
 from gateway.proxy.background import Background
 from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
@@ -24,6 +24,7 @@ from gateway.proxy.reply_writer import ReplyWriter
 from gateway.proxy.request_body import ClientLeft, RequestBody
 from gateway.proxy.request_head import RequestHead
 from gateway.proxy.returning import Returning
+from gateway.proxy.ticket import Ticket
 from gateway.telemetry import Called, Visit
 
 _LOG = logging.getLogger("gateway.proxy")
@@ -75,7 +76,7 @@ class Forwarding:
             if ticket.terms.limits:
                 told = states if stopped is None else [state for state in states if state.entry <= outcome.reached]
                 reply.extra = self._limit_headers(told)
-                if ticket.rule.alerts or ticket.key.alerts:
+                if (ticket.rule.alerts or ticket.key.alerts) and ticket.by_store:
                     reached = reached_thresholds(ticket.terms.limits, states, outcome.reached)
                     reply.extra += self._alerts.note(ticket.tenant.info, reached, ticket.admission.now_ms)
             if stopped is not None and stopped.error is not None:
@@ -141,7 +142,9 @@ class Forwarding:
         if metering is not None:
             metering.forwarded()
         try:
-            upstream = await self._forwarder.open(rule.target, request.method, url, headers, payload, rule.retries)
+            upstream = await self._forwarder.open(
+                rule.target, request.method, url, headers, payload, rule.retries, owner=ticket.tenant.info.subdomain
+            )
         except GatewayError:
             if metering is not None:
                 metering.refused()

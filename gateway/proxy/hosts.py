@@ -30,7 +30,7 @@ class TenantDomains:
         """
         match = _AUTHORITY.fullmatch(authority)
         if match is None:
-            raise MissingHost(param="Host")
+            raise MissingHost(param="Host", headers=[("connection", "close")])
         host = match[1].lower()
         for suffix in self._suffixes:
             label = host.removesuffix(suffix)

@@ -50,4 +50,5 @@ class Outcome:
 
     def model_of(self, known: str | None) -> str:
         """The model that the request names, as far as its body was read."""
-        return known or named_model(None if self.exchange is None else self.exchange.request.body)
+        body = None if self.exchange is None else self.exchange.request.body
+        return known or named_model(body if isinstance(body, bytes) else None)

@@ -105,7 +105,7 @@ class ReplyWriter:
 
     async def error(self, error: GatewayError) -> None:
         """Send an error as the whole reply."""
-        self._visit.code = error.code
+        self._visit.code = error.noted_code or error.code
         status, headers, body = error_reply(error, self._visit.request_id)
         names = {name for name, _ in headers}
         await self._head(status, [*headers, *(field for field in self.extra if field[0] not in names)])

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import AmbiguousCredentials, BadRequest, HeadersTooLarge, MissingHost
+from gateway.errors import AmbiguousCredentials, BadRequest, GatewayError, HeadersTooLarge, MissingHost
 from gateway.headers import CREDENTIALS, RawHeaders
-from gateway.policy import check_target
+from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, check_target
 from gateway.targets.addresses import IPNetwork
 from gateway.web import client_address, is_within
 
-MAX_FIELDS = 100
-MAX_FIELD_BYTES = 8 << 10
 MAX_LENGTH_DIGITS = 18
 
-_CLOSE = (("connection", "close"),)
 _BEARER = b"bearer "
 
 
@@ -37,7 +34,18 @@ class RequestHead:
 
 
 def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
-    """Check a request head and take it apart. Raises the GatewayError that fits; those that break the framing also close."""
+    """Check a request head and take it apart. Raises the GatewayError that fits, which also closes the connection.
+
+    Who sends what is refused here for its form, whatever it asks for, sends nothing after it that is worth reading.
+    """
+    try:
+        return _read(scope, trusted)
+    except GatewayError as error:
+        error.headers = (*error.headers, *CLOSE)
+        raise
+
+
+def _read(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
     path, query = _target(scope)
     headers: RawHeaders = scope["headers"]
     if len(headers) > MAX_FIELDS:
@@ -55,8 +63,8 @@ def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
         elif name == b"content-length":
             lengths.append(value)
         elif name == b"transfer-encoding":
-            if value.lower() != b"chunked":
-                raise BadRequest("Transfer-Encoding may only be chunked.", headers=_CLOSE)
+            if chunked or value.lower() != b"chunked":
+                raise BadRequest("Transfer-Encoding may only be chunked, once.")
             chunked = True
         elif name in CREDENTIALS:
             credential = _credential(name, value)
@@ -106,11 +114,11 @@ def _target(scope: Any) -> tuple[str, str]:
 def _length(lengths: list[bytes], chunked: bool, http_version: str) -> int | None:
     """The length of the body, None if chunks will tell. What is ambiguous is refused, not repaired."""
     if len(lengths) > 1 or (chunked and (lengths or http_version == "1.0")):
-        raise BadRequest("Content-Length and Transfer-Encoding contradict each other.", headers=_CLOSE)
+        raise BadRequest("Content-Length and Transfer-Encoding contradict each other.")
     if chunked:
         return None
     if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= MAX_LENGTH_DIGITS):
-        raise BadRequest("Content-Length is not a number.", headers=_CLOSE)
+        raise BadRequest("Content-Length is not a number.")
     return int(lengths[0]) if lengths else 0
 
 

@@ -9,21 +9,27 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from gateway.errors import GatewayError, InternalError
+from gateway.errors import GatewayError, InternalError, StoreAway
 from gateway.store import Settlement, Settlements
 
 _LOG = logging.getLogger("gateway.proxy")
 
 MAX_BATCH = 128
 MAX_WAITING = 50_000
+NEVER_SENT_S = 3_600
+"""As long as the store knows of an admission that nobody has settled."""
 PAUSES_MS = (100, 400, 1_600, 3_000)
 
 
-class _Ended(NamedTuple):
+@dataclass(slots=True)
+class _Ended:
+    """``tried`` is when it may have reached the store for the first time."""
+
     settlement: Settlement
-    since: float
+    added: float
+    tried: float | None = None
 
 
 class Settler:
@@ -31,8 +37,9 @@ class Settler:
 
     While the store does not take them there are pauses, which end when it is seen to answer.
 
-    What the store does not take is tried again under the same id for as long as the store would recognise it, one lease.
-    ``on_given_up`` is told how many were not taken by then. ``clock`` counts seconds and is no wall clock.
+    What the store does not take is tried again under the same id for as long as the store would recognise it: one lease from
+    when it may have reached the store, and an hour if it cannot have. ``on_given_up`` is told how many were not taken by then.
+    ``clock`` counts seconds and is no wall clock.
     """
 
     def __init__(
@@ -58,6 +65,11 @@ class Settler:
         self._waiting.append(_Ended(settlement, self._clock()))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that nothing should be begun which only adds to them."""
+        return len(self._waiting) >= MAX_WAITING
 
     def store_answers(self) -> None:
         """The store has just answered something else: no need to wait until it may be back."""
@@ -94,13 +106,16 @@ class Settler:
         """Settle those that wait longest. False if the store took none of them."""
         batch = [self._waiting[index] for index in range(min(MAX_BATCH, len(self._waiting)))]
         outcomes: list[Exception | None]
+        began = self._clock()
         try:
             outcomes = await self._settlements.settle([ended.settlement for ended in batch])
         except Exception as error:
             outcomes = [error] * len(batch)
         # only now: a cancelled call leaves them waiting
-        for _ in batch:
+        for ended, outcome in zip(batch, outcomes, strict=True):
             self._waiting.popleft()
+            if ended.tried is None and outcome is not None and not isinstance(outcome, StoreAway):
+                ended.tried = began
         again = [ended for ended, error in zip(batch, outcomes, strict=True) if _may_pass(error)]
         # behind the others: one part of the store that is away must not keep those of other parts waiting
         self._waiting.extend(again)
@@ -111,8 +126,12 @@ class Settler:
         return len(again) < len(batch)
 
     def _forget_the_late(self) -> None:
-        latest = self._clock() - self._lease
-        kept = deque(ended for ended in self._waiting if ended.since > latest)
+        now = self._clock()
+        kept = deque(
+            ended
+            for ended in self._waiting
+            if now < (ended.added + NEVER_SENT_S if ended.tried is None else ended.tried + self._lease)
+        )
         self._give_up(len(self._waiting) - len(kept))
         self._waiting = kept
 

@@ -6,9 +6,8 @@ share what they open. One process is one loop; several processes share the socke
 Hypercorn's own workers cut streams on SIGTERM and die together.
 """
 
-from gateway.serving.engine import load_engine
 from gateway.serving.listener import ASGIApp, Listener, bind
-from gateway.serving.run import CLEANUP_MS, Ready, run_event_loop, serve
+from gateway.serving.run import CLEANUP_MS, Ready, check_server, run_event_loop, serve
 from gateway.serving.supervisor import Supervisor
 from gateway.serving.worker_process import WorkerLink, WorkerProcess
 
@@ -21,7 +20,7 @@ __all__ = [
     "WorkerLink",
     "WorkerProcess",
     "bind",
-    "load_engine",
+    "check_server",
     "run_event_loop",
     "serve",
 ]

@@ -11,12 +11,17 @@ from typing import Protocol, cast
 
 from gateway.config import ServerSettings
 from gateway.errors import ConfigurationError
+from gateway.serving.bounds import Bounds
+from gateway.serving.certificate import Certificate, Pair
 from gateway.serving.listener import ASGIApp
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What an engine serves: an app on a bound socket, which the engine closes. Once a sign is set, replies say ``close``."""
+    """What an engine serves: an app on a bound socket, which the engine closes. Once a sign is set, replies say ``close``.
+
+    With a certificate, clients speak TLS.
+    """
 
     name: str
     app: ASGIApp
@@ -24,6 +29,13 @@ class Assignment:
     settings: ServerSettings
     signs: Sequence[asyncio.Event]
     cleanup_ms: int
+    bounds: Bounds
+    certificate: Certificate | None = None
+
+    @property
+    def http2(self) -> bool:
+        """Whether clients may choose HTTP/2."""
+        return self.settings.http2 and self.certificate is not None
 
 
 class Server(Protocol):
@@ -45,6 +57,9 @@ class Engine(Protocol):
 
     def create_server(self, assignment: Assignment) -> Server:
         """Prepare to serve; nothing is accepted before ``run``."""
+
+    def check_pair(self, pair: Pair) -> None:
+        """Raise ConfigurationError for a certificate that only this engine cannot use."""
 
 
 def load_engine(name: str) -> Engine:

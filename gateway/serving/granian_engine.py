@@ -11,21 +11,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from granian import _granian
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 
+from gateway.errors import ConfigurationError
+from gateway.serving import granian_trial
+from gateway.serving.certificate import Pair
 from gateway.serving.engine import Assignment
-from gateway.serving.listener import BACKLOG, Message
+from gateway.serving.granian_exchange import Exchange, mend
+from gateway.serving.listener import BACKLOG
+from gateway.serving.sweeper import IS_ABLE, Activity, Sweeper
 
 MIN_BUFFER_BYTES = 8 << 10
 """hyper refuses to work with less."""
-
-MAX_CONNECTIONS = 1 << 30
-"""None of ours: beyond its own bound Granian stops accepting without a word."""
 
 FLUSH_S = 3.0
 """How long connections may last after the last reply of a drain has been written; Granian does not tell what is left of it."""
@@ -34,20 +37,23 @@ DONE_LATER_S = 0.25
 """How long Granian is not told of the end of a request that was answered before its body had come: hyper closes the connection
 if the reply has gone by then, and otherwise waits for the body, without a limit."""
 
-Field = tuple[bytes, bytes]
+TRIAL_S = 30.0
+"""Longest time that the trial of a certificate may take."""
+
+STREAMS = 100
+"""Requests at once on a connection of HTTP/2."""
+
+WINDOW_BYTES = 64 << 10
+"""What a client may send of a body, and is kept of a reply, before anybody takes it."""
+
+CONNECTION_WINDOW_BYTES = 1 << 20
+"""The same for all requests of a connection."""
+
+PING_EVERY_MS = 20_000
+PONG_S = 10
+"""When a client that says nothing is asked whether it is there, and how long it may take to answer."""
 
 _RUST: Any = _granian  # its stubs describe an older one
-
-_UNNAMED: Field = (b"server", b"")
-"""Granian names itself where a reply has no such field."""
-
-_NO_HOST: Field = (b"host", b"")
-_HEADS = frozenset({"http.response.start", "websocket.http.response.start"})
-_FAILURE: Message = {
-    "type": "http.response.start",
-    "status": 500,
-    "headers": [(b"content-length", b"0"), (b"connection", b"close"), _UNNAMED],
-}
 
 logger = logging.getLogger("gateway.server")
 
@@ -55,6 +61,16 @@ logger = logging.getLogger("gateway.server")
 def create_server(assignment: Assignment) -> GranianServer:
     """See `Engine`."""
     return GranianServer(assignment)
+
+
+def check_pair(pair: Pair) -> None:
+    """Try a certificate out in another process; see `granian_trial`. Raises ConfigurationError."""
+    with pair.files() as (chain, key, fds):
+        command = [sys.executable, "-P", granian_trial.__file__, chain, key, pair.min_version]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        tried = subprocess.run(command, env=environment, pass_fds=fds, capture_output=True, timeout=TRIAL_S, check=False)  # noqa: S603
+    if tried.returncode:
+        raise ConfigurationError("server.tls_certificate, server.tls_key: Granian's TLS library cannot use them")
 
 
 class GranianServer:
@@ -68,38 +84,36 @@ class GranianServer:
         self._socket = assignment.socket
         self._settings = assignment.settings
         self._signs = assignment.signs
+        self._bounds = assignment.bounds
+        self._certificate = assignment.certificate
         self._running: set[asyncio.Task[None]] = set()
+        self._workers: set[_Worker] = set()
+        self._has_http2 = assignment.http2
+        self._activity = Activity(assignment.settings.keep_alive / 1000, assignment.settings.first_header_timeout / 1000)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set and every connection has ended."""
-        loop = asyncio.get_running_loop()
         logging.getLogger("_granian").setLevel(logging.WARNING)  # it announces its threads
-        ended = asyncio.Event()
-        signal = _RUST.WorkerSignal()
-        signal.add_cb(lambda: loop.call_soon_threadsafe(ended.set))
-        scheduler = _RUST.CallbackScheduler(loop, self._start, None, None, None)
+        current = self._start_worker()
+        sweeping = asyncio.create_task(Sweeper(self.address[1], self._bounds, self._activity).run())
 
-        def schedule(watcher: Any) -> None:  # what this returned, Granian would never let go of
-            loop.call_soon_threadsafe(self._start, watcher)
+        def renew() -> None:
+            nonlocal current
+            if not stop.is_set():
+                before, current = current, self._start_worker()
+                before.signal.set()  # its connections end with the reply that they are at
 
-        scheduler._schedule_fn = schedule
-        with _batch_policy():
-            self._worker().serve_async(scheduler, loop, signal)
+        if self._certificate is not None:
+            self._certificate.on_renewal(renew)
         self.accepting.set()
         try:
             await stop.wait()
         finally:
-            signal.set()
-        while not ended.is_set():
-            if self._running:
-                await asyncio.wait(self._running)
-            try:
-                async with asyncio.timeout(FLUSH_S):
-                    await ended.wait()
-            except TimeoutError:
-                if not self._running:
-                    logger.debug("%s: leaves connections behind that have not ended", self.name)
-                    break
+            sweeping.cancel()
+            self._socket.close()
+            for worker in self._workers:
+                worker.signal.set()
+        await self._until_ended()
 
     def cut(self) -> int:
         """Cancel the requests that run; returns how many."""
@@ -107,21 +121,65 @@ class GranianServer:
             task.cancel()
         return len(self._running)
 
-    def _worker(self) -> Any:
-        fd = self._socket.detach()  # closed by Granian when it stops to accept
-        holder = _RUST.SocketHolder(fd, False, BACKLOG) if sys.platform == "linux" else _RUST.SocketHolder(fd, False)
+    async def _until_ended(self) -> None:
+        while self._workers:
+            if self._running:
+                await asyncio.wait(self._running)
+            try:
+                async with asyncio.timeout(FLUSH_S):
+                    for worker in list(self._workers):
+                        await worker.ended.wait()
+            except TimeoutError:
+                if not self._running:
+                    logger.debug("%s: leaves connections behind that have not ended", self.name)
+                    break
+
+    def _start_worker(self) -> _Worker:
+        loop = asyncio.get_running_loop()
+        worker = _Worker(loop, self._workers.discard)
+        self._workers.add(worker)
+        scheduler = _RUST.CallbackScheduler(loop, self._start, None, None, None)
+
+        def schedule(watcher: Any) -> None:  # what this returned, Granian would never let go of
+            loop.call_soon_threadsafe(self._start, watcher)
+
+        scheduler._schedule_fn = schedule
         http1 = HTTP1Settings(
             header_read_timeout=self._settings.keep_alive,
             max_buffer_size=max(MIN_BUFFER_BYTES, self._settings.max_header_bytes),
         )
-        return _RUST.ASGIWorker(
+        tls: dict[str, Any] = {}
+        if self._certificate is not None:
+            chain, key, _ = worker.files.enter_context(self._certificate.pair.files())
+            version = f"tls{self._certificate.min_version}"
+            tls = {"ssl_enabled": True, "ssl_cert": chain, "ssl_key": key, "ssl_protocol_min": version}
+        fd = os.dup(self._socket.fileno())  # closed by Granian when it stops to accept
+        holder = _RUST.SocketHolder(fd, False, BACKLOG) if sys.platform == "linux" else _RUST.SocketHolder(fd, False)
+        accepting = _RUST.ASGIWorker(
             1,
             (None, holder),
             None,
-            backpressure=MAX_CONNECTIONS,
-            http_mode="1",
+            backpressure=self._bounds.total,
+            http_mode="auto" if self._has_http2 else "1",
             http1_opts=http1,
+            http2_opts=self._http2() if self._has_http2 else None,
             websockets_enabled=True,  # so that the app can refuse them
+            **tls,
+        )
+        with _batch_policy():
+            accepting.serve_async(scheduler, loop, worker.signal)
+        return worker
+
+    def _http2(self) -> HTTP2Settings:
+        """What hyper bounds besides: resets of requests not yet seen (20), errors of the client's (1 024), frames of a head."""
+        return HTTP2Settings(
+            max_concurrent_streams=STREAMS,
+            max_headers_size=self._settings.max_header_bytes,
+            initial_stream_window_size=WINDOW_BYTES,
+            initial_connection_window_size=CONNECTION_WINDOW_BYTES,
+            max_send_buffer_size=WINDOW_BYTES,
+            keep_alive_interval=PING_EVERY_MS,
+            keep_alive_timeout=PONG_S,
         )
 
     def _start(self, watcher: Any) -> None:
@@ -131,17 +189,25 @@ class GranianServer:
 
     async def _handle(self, watcher: Any) -> None:
         scope = watcher.scope
-        exchange = _Exchange(scope, watcher.proto, self._signs)
+        exchange = Exchange(scope, watcher.proto, self._signs)
         is_http = scope["type"] == "http"
         if is_http:
-            _mend(scope)
+            mend(scope)
+        if IS_ABLE:
+            self._activity.begin(scope["client"])
         try:
-            await self._app(scope, exchange.receive if is_http else watcher.proto.receive, exchange.send)
+            if scope["http_version"] == "2":
+                await exchange.translate()
+            if not is_http or exchange.is_framed():
+                await self._app(scope, exchange.receive if is_http else watcher.proto.receive, exchange.send)
         except asyncio.CancelledError:  # by `cut`, or by the app itself when its client had left: nobody waits for the task
             pass
         except Exception:
             logger.exception("Error in ASGI Framework")
         finally:
+            exchange.forget()
+            if IS_ABLE:
+                self._activity.end(scope["client"])
             if is_http and not exchange.is_ended:
                 exchange.break_off()
             if is_http and exchange.misses_body:
@@ -150,66 +216,20 @@ class GranianServer:
                 watcher.done()
 
 
-class _Exchange:
-    """One request and its reply: what Granian's own ``receive`` and ``send`` lack."""
+class _Worker:
+    """A thread of Rust. ``files`` are those it may still have to read."""
 
-    __slots__ = ("_left_bytes", "_proto", "_scope", "_signs", "is_ended")
+    def __init__(self, loop: asyncio.AbstractEventLoop, forget: Any) -> None:
+        self.ended = asyncio.Event()
+        self.files = contextlib.ExitStack()
+        self.signal = _RUST.WorkerSignal()
 
-    def __init__(self, scope: Any, proto: Any, signs: Sequence[asyncio.Event]) -> None:
-        self._scope = scope
-        self._proto = proto
-        self._signs = signs
-        self._left_bytes: int | None = None
-        self.is_ended = False
+        def end() -> None:
+            self.files.close()
+            self.ended.set()
+            forget(self)
 
-    async def receive(self) -> Message:
-        """A part of the body, or that the client has left."""
-        if self._left_bytes is None:
-            self._left_bytes = _body_bytes(self._scope["headers"])
-            if not self._left_bytes:
-                return {"type": "http.request", "body": b"", "more_body": False}
-        if not self._left_bytes:
-            return await self._leaving()
-        message: Message = await self._proto.receive()
-        if message["type"] == "http.request":
-            self._left_bytes -= len(message["body"])
-            if not self._left_bytes:  # nothing can follow; asking Granian once more would cost three thread switches
-                message["more_body"] = False
-            elif not message["more_body"]:
-                self._left_bytes = 0
-        return message
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Pass a part of the reply on. No coroutine: this is called for every chunk of a stream."""
-        if message["type"] in _HEADS:
-            left_bytes = _body_bytes(self._scope["headers"]) if self._left_bytes is None else self._left_bytes
-            message = {**message, "headers": _fields(message.get("headers", ()), self._signs, is_early=left_bytes != 0)}
-        elif not message.get("more_body", False):
-            self.is_ended = True
-        sent: Awaitable[None] = self._proto.send(message)
-        return sent
-
-    @property
-    def misses_body(self) -> bool:
-        """True if the request has not come to its end."""
-        return self._left_bytes is not None and self._left_bytes != 0
-
-    def break_off(self) -> None:
-        """Answer 500 if no reply has begun. Otherwise send what there is: without its end, Granian cuts the connection."""
-        try:
-            self._proto.send(_FAILURE)
-        except RuntimeError:  # there is a head
-            rest = {"type": "http.response.body", "body": b"", "more_body": True}
-        else:
-            rest = {"type": "http.response.body", "body": b""}
-        with contextlib.suppress(RuntimeError):
-            self._proto.send(rest)
-
-    async def _leaving(self) -> Message:
-        while True:
-            message: Message = await self._proto.receive()
-            if message["type"] == "http.disconnect":
-                return message
+        self.signal.add_cb(lambda: loop.call_soon_threadsafe(end))
 
 
 @contextlib.contextmanager
@@ -230,40 +250,3 @@ def _batch_policy() -> Iterator[None]:
         yield
     finally:
         os.sched_setscheduler(0, before, parameters)
-
-
-def _mend(scope: Any) -> None:
-    """Make a scope as the specification and Hypercorn have it."""
-    if scope["http_version"] == "1":
-        scope["http_version"] = "1.0"
-    headers = scope["headers"]
-    if headers[0] == _NO_HOST:  # made up where the client sent none
-        del headers[0]
-
-
-def _body_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """How long a body is; -1 if only its end will tell."""
-    length = 0
-    for name, value in headers:
-        if name == b"transfer-encoding":
-            return -1
-        if name == b"content-length":
-            length = int(value)  # hyper has checked it
-    return length
-
-
-def _fields(headers: Iterable[Field], signs: Iterable[asyncio.Event], *, is_early: bool) -> list[Field]:
-    """The header fields of a reply, with ``connection: close`` if a sign is set.
-
-    A reply that begins before its request has ended goes without a length: once it has sent so much, hyper would close the
-    connection on a client that is still sending, and the reply may be lost on its way. Chunks end when the app says so.
-    """
-    fields = [field for field in headers if field[0] != b"content-length"] if is_early else list(headers)
-    if any(sign.is_set() for sign in signs):
-        fields.append((b"connection", b"close"))
-    for name, _ in fields:
-        if name == b"server":
-            break
-    else:
-        fields.append(_UNNAMED)
-    return fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,12 +25,17 @@ from hypercorn.utils import parse_socket_addr, suppress_body
 from gateway.awaiting import DONE
 from gateway.headers import are_fields
 from gateway.serving.idle_timer import LAST_REQUEST_S, IdleTimer
+from gateway.serving.strict_h11 import READ_BYTES, StrictH11, Turn
 
 JOINED_BYTES = 32 << 10
 """A part of a body up to this size goes with its head in one write; copying more would cost more than a second write."""
 
 DRAIN_ABOVE_BYTES = 32 << 10
 """What a transport may keep without anybody asking whether it wants a pause; asyncio's own mark is twice as high."""
+
+
+LINGER_S = 1.0
+"""How long a client may go on sending what was refused."""
 
 
 class ClientLost(OSError):
@@ -71,13 +77,13 @@ class Http1(H11Protocol):
             await self.send(Closed())
             return
         fields = list(request.headers)
-        if any(name == b"upgrade" for name, _ in fields):
+        if request.method == b"GET" and any(name == b"upgrade" for name, _ in fields):
             await super()._create_stream(request)
             return
         around = (self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server)
         self.stream = stream = Stream(*around, self.stream_send, STREAM_ID)
         stream.pass_on = self._pass_on
-        version, method = request.http_version.decode(), request.method.decode("ascii").upper()
+        version, method = request.http_version.decode(), request.method.decode("ascii")
         await stream.handle(Request(STREAM_ID, fields, version, method, request.target, self.connection_state))
         self.keep_alive_requests += 1
         await self.context.mark_request()
@@ -93,6 +99,9 @@ class Http1(H11Protocol):
             self._send_head(h11.Response(status_code=event.status_code, headers=fields if headers is None else headers))
         else:
             await super().stream_send(event)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        await super()._send_error_response(400 if status_code == 501 else status_code)  # other codings are no better
 
     def _pass_on(self, body: bytes) -> Awaitable[None] | None:
         """What is to be awaited; None where h11 has another opinion on whether there is a body now."""
@@ -138,9 +147,11 @@ class Connection(TCPServer):
         state: LifespanState,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        head_timeout_s: float,
     ) -> None:
         super().__init__(app, loop, config, context, state, reader, writer)
-        self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, self._end_idle)
+        self.idle_task: Any = _IdleTimer(loop, config.keep_alive_timeout, head_timeout_s, self._end_idle)
+        self._h11 = StrictH11(config.h11_max_incomplete_size)
         self._held = b""
 
     async def run(self) -> None:
@@ -152,13 +163,16 @@ class Connection(TCPServer):
             async with TaskGroup(self.loop) as task_group:
                 self._task_group = task_group
                 state = ConnectionState(self.state)
+                is_tls = self.writer.get_extra_info("ssl_object") is not None
                 protocol = Http1(
-                    self.app, self.config, self.context, task_group, state, False, client, server, self.protocol_send
+                    self.app, self.config, self.context, task_group, state, is_tls, client, server, self.protocol_send
                 )
                 protocol.hold = self._hold
                 protocol.write = self._write
+                protocol.connection = self._h11
+                protocol.can_read = Turn(self.reader, self._h11)  # type: ignore[assignment]
                 self.protocol = protocol  # type: ignore[assignment]  # its wrapper is there to change to HTTP/2
-                self.idle_task.begin()
+                self.idle_task.begin_head()
                 if self.context.terminated.is_set():  # accepted while the server stopped
                     self.stop()
                 await self._read_data()
@@ -166,6 +180,16 @@ class Connection(TCPServer):
             pass
         finally:
             await self._close()
+
+    async def _read_data(self) -> None:
+        try:
+            while data := await self.reader.read(READ_BYTES):
+                await self.protocol.handle(RawData(data))
+                if self.idle_task.is_idle and self._h11.unread_bytes:
+                    self.idle_task.begin_head()
+        except OSError:
+            pass
+        await self.protocol.handle(Closed())
 
     async def protocol_send(self, event: Event) -> None:
         """Take what Hypercorn's protocol sends: data, the end of the connection, the beginning or end of idleness."""
@@ -177,7 +201,18 @@ class Connection(TCPServer):
             else:
                 self.idle_task.end()
         elif isinstance(event, Closed):
+            if self._h11.their_state is h11.ERROR:
+                await self._linger()
             await self._close()
+
+    async def _linger(self) -> None:
+        """Hear out who sent what cannot be understood; closed at once, the connection could lose the answer on its way."""
+        self._write_held()
+        with contextlib.suppress(OSError, NotImplementedError, RuntimeError):  # TimeoutError among them
+            self.writer.write_eof()
+            async with asyncio.timeout(LINGER_S):
+                while await self.reader.read(READ_BYTES):
+                    continue
 
     def stop(self) -> None:
         """The server stops: serve the request that runs or has arrived, and wait for no other."""
@@ -216,7 +251,8 @@ class Connection(TCPServer):
 
     async def _close(self) -> None:
         self._write_held()
-        await super()._close()
+        with contextlib.suppress(OSError):  # a TLS connection that its client does not end in order
+            await super()._close()
 
     def _end_idle(self) -> None:
         self.writer.close()  # which also ends the reading

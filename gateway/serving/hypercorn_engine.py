@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -12,9 +12,10 @@ from hypercorn.config import Config
 from hypercorn.typing import AppWrapper
 
 from gateway.config import ServerSettings
+from gateway.serving.acceptor import Acceptor
+from gateway.serving.certificate import Pair
 from gateway.serving.engine import Assignment
 from gateway.serving.hypercorn_connection import ClientLost, Connection
-from gateway.serving.listener import BACKLOG
 from gateway.serving.own_fields import OwnFields
 
 logger = logging.getLogger("gateway.server")
@@ -25,6 +26,10 @@ def create_server(assignment: Assignment) -> HypercornServer:
     return HypercornServer(assignment)
 
 
+def check_pair(pair: Pair) -> None:
+    """OpenSSL has taken it already."""
+
+
 class HypercornServer:
     """Serves one listener; see `Server`."""
 
@@ -33,8 +38,9 @@ class HypercornServer:
         self.address: tuple[str, int] = assignment.socket.getsockname()[:2]
         self.accepting = asyncio.Event()
         self._app = assignment.app
-        self._socket = assignment.socket
+        self._assignment = assignment
         self._config = _configure(assignment.settings, assignment.signs)
+        self._head_timeout_s = assignment.settings.first_header_timeout / 1000
         self._connections: dict[Connection, asyncio.Task[Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -44,25 +50,33 @@ class HypercornServer:
         context = WorkerContext(None)
 
         async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connection = Connection(cast("AppWrapper", self._handle), loop, self._config, context, {}, reader, writer)
+            connection = Connection(
+                cast("AppWrapper", self._handle), loop, self._config, context, {}, reader, writer, self._head_timeout_s
+            )
             self._connections[connection] = cast("asyncio.Task[Any]", asyncio.current_task())
             try:
                 await connection
             finally:
                 del self._connections[connection]
 
-        server = await asyncio.start_server(serve_connection, sock=self._socket, backlog=BACKLOG)
+        def connect(ended: Callable[[], None]) -> asyncio.Protocol:
+            return _StreamProtocol(asyncio.StreamReader(loop=loop), serve_connection, ended, loop)
+
+        given = self._assignment
+        acceptor = Acceptor(self.name, given.socket, given.bounds, given.certificate, connect)
+        acceptor.start()
         self.accepting.set()
         try:
             await stop.wait()
-            server.close()
+            acceptor.close()
             await context.terminated.set()
             for connection in list(self._connections):
                 connection.stop()
+            await acceptor.settle()
             while self._connections:
                 await asyncio.wait(self._connections.values())
         finally:
-            server.close()
+            acceptor.close()
             for task in self._connections.values():
                 task.cancel()
 
@@ -81,6 +95,25 @@ class HypercornServer:
             logger.debug("%s: lost a client: %r", self.name, error)
         finally:
             self._running.discard(task)
+
+
+class _StreamProtocol(asyncio.StreamReaderProtocol):
+    """Tells when the connection is lost."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        serve_connection: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+        ended: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(reader, serve_connection, loop=loop)
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._ended()
+        super().connection_lost(exc)
 
 
 class _Config(Config):

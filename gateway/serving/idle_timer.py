@@ -1,4 +1,4 @@
-"""When a connection has been idle for long enough."""
+"""When a connection has been idle, or a head has been on its way, for long enough."""
 
 from __future__ import annotations
 
@@ -10,22 +10,37 @@ LAST_REQUEST_S = 0.05
 
 
 class IdleTimer:
-    """Calls ``expired`` once a connection has been idle for so long. A request costs no timer: the time is noted."""
+    """Calls ``expired`` when a connection has been idle for ``idle_s``, or its head is not whole ``head_s`` after it began.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, expired: Callable[[], None]) -> None:
+    The first head begins with the connection. A request costs no timer: the time is noted.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle_s: float, head_s: float, expired: Callable[[], None]) -> None:
         self._loop = loop
-        self._seconds = seconds
+        self._idle_s = idle_s
+        self._head_s = head_s
         self._expired = expired
-        self._since = 0.0
+        self._ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.is_idle = False
 
     def begin(self) -> None:
         """Idle from now on."""
-        self._since = self._loop.time()
+        self._ends = self._loop.time() + self._idle_s
         self.is_idle = True
         if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
+            self._timer = self._loop.call_at(self._ends, self._look)
+
+    def begin_head(self) -> None:
+        """A part of a head has come while the connection was idle, or the connection itself, whose first head is due."""
+        if not self.is_idle:
+            self.begin()
+        ends = self._loop.time() + self._head_s
+        if ends < self._ends:
+            self._ends = ends
+            if self._timer is not None and self._timer.when() > ends:
+                self._timer.cancel()
+                self._timer = self._loop.call_at(ends, self._look)
 
     def end(self) -> None:
         """A request has begun."""
@@ -42,8 +57,7 @@ class IdleTimer:
         self._timer = None
         if not self.is_idle:
             return
-        left = self._since + self._seconds - self._loop.time()
-        if left <= 0:
+        if self._ends <= self._loop.time():
             self._expired()
         else:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = self._loop.call_at(self._ends, self._look)

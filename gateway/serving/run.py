@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, closing
 from typing import Any, TypeVar
 
 from gateway.config import ServerSettings
+from gateway.serving.bounds import Bounds
+from gateway.serving.certificate import Certificate
 from gateway.serving.engine import Assignment, Server, load_engine
 from gateway.serving.lifespan import lifespan_of
 from gateway.serving.listener import Listener, bind
@@ -34,6 +36,7 @@ async def serve(
     write_stall_ms: int = 30_000,
     cleanup_ms: int = CLEANUP_MS,
     sockets: Mapping[str, socket.socket] | None = None,
+    reserved_files: int = 0,
 ) -> None:
     """Serve all listeners until ``shutdown`` is set, then drain and return.
 
@@ -43,12 +46,15 @@ async def serve(
     carry ``connection: close``, so that clients with a connection pool have left before the sockets close. A client that
     accepts no byte for ``write_stall_ms`` is disconnected (by the kernel, where it has TCP_USER_TIMEOUT).
 
-    ``sockets`` are bound already, by the listener's name; they are closed in the end.
+    ``sockets`` are bound already, by the listener's name; they are closed in the end. ``reserved_files`` is how many of the
+    process's open files the apps may need; clients' connections get the rest.
 
-    Raises ConfigurationError when the engine is not installed or an address cannot be bound, with nothing served yet, or when
-    an app refuses to start.
+    Raises ConfigurationError when the engine is not installed, the certificate cannot be used or an address cannot be bound,
+    with nothing served yet, or when an app refuses to start.
     """
     engine = load_engine(settings.engine)
+    secured = {listener.name for listener in listeners if settings.has_tls(listener.name)}
+    certificate = Certificate(settings, engine.check_pair) if secured else None
     async with AsyncExitStack() as stack:
         bound = [
             stack.enter_context(
@@ -64,10 +70,30 @@ async def serve(
             await stack.enter_async_context(lifespan_of(listener))
         signs = (shutdown,) if leaving is None else (shutdown, leaving)
         servers = [
-            engine.create_server(Assignment(listener.name, listener.app, sock, settings, signs, cleanup_ms))
+            engine.create_server(
+                Assignment(
+                    listener.name,
+                    listener.app,
+                    sock,
+                    settings,
+                    signs,
+                    cleanup_ms,
+                    Bounds.of(listener.name, settings, reserved_files),
+                    certificate if listener.name in secured else None,
+                )
+            )
             for listener, sock in zip(listeners, bound, strict=True)
         ]
+        if certificate is not None:
+            stack.callback(asyncio.create_task(certificate.watch(), name="certificate").cancel)
         await _run(servers, shutdown, ready, settings.drain_timeout / 1000, cleanup_ms / 1000)
+
+
+def check_server(settings: ServerSettings) -> None:
+    """Raise ConfigurationError for what would keep every listener from being served."""
+    engine = load_engine(settings.engine)
+    if settings.tls_certificate is not None:
+        Certificate(settings, engine.check_pair)
 
 
 def run_event_loop(main: Coroutine[Any, Any, T]) -> T:

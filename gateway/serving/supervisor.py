@@ -1,4 +1,4 @@
-"""Keeps a number of worker processes running: a dead one is replaced, and none of the others notices."""
+"""Keeps a number of worker processes running: one that is dead or hangs is replaced, and none of the others notices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import ConfigurationError
-from gateway.serving.worker_process import LEAVE, STOP, WorkerProcess
+from gateway.serving.worker_process import BEAT_S, LEAVE, STOP, WorkerProcess
 
 FIRST_TRIES = 3
 """How often a worker may die before all have been ready once. Then something is wrong that no restart mends."""
@@ -17,6 +17,9 @@ HEALTHY_AFTER_S = 10.0
 """Who dies younger is replaced after a pause, which doubles each time."""
 
 BACKOFF_S = (0.25, 30.0)
+
+SILENT_BEATS = 30
+"""A worker whose event loop has not turned for so many beats hangs, and so does every request that it has."""
 
 logger = logging.getLogger("gateway.server")
 
@@ -32,12 +35,14 @@ class Supervisor:
         leaving: asyncio.Event,
         stopping: asyncio.Event,
         died: Callable[[int], None],
+        silent_beats: int = SILENT_BEATS,
     ) -> None:
         self._count = count
         self._start = start
         self._leaving = leaving
         self._stopping = stopping
         self._died = died
+        self._silent_beats = silent_beats
         self._workers: dict[int, WorkerProcess] = {}
         self._ready: set[int] = set()
         self._all_ready = asyncio.Event()
@@ -98,18 +103,31 @@ class Supervisor:
             worker.tell(LEAVE)
         if self._stopping.is_set():
             worker.tell(STOP)
+        watch = None
         try:
             if await worker.is_ready():
                 logger.info("worker %d is ready (pid %d)", number, worker.pid)
                 self._ready.add(number)
                 if len(self._ready) == self._count:
                     self._all_ready.set()
+                watch = asyncio.create_task(self._watch(number, worker))
             code = await worker.ended()
         finally:
             self._ready.discard(number)
+            if watch is not None:
+                watch.cancel()
         del self._workers[number]
         self._died(worker.pid)
         return code
+
+    async def _watch(self, number: int, worker: WorkerProcess) -> None:
+        """Kill it once it hangs. Beats are counted, not timed: a stop of all processes is the fault of none."""
+        silent = 0
+        while silent < self._silent_beats:
+            await asyncio.sleep(BEAT_S)
+            silent = 0 if worker.has_beaten() else silent + 1
+        logger.error("worker %d (pid %d) hangs: silent for %g s; it is killed", number, worker.pid, silent * BEAT_S)
+        worker.kill()
 
     async def _tell(self) -> None:
         for event, what in ((self._leaving, LEAVE), (self._stopping, STOP)):

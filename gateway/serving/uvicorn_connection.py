@@ -47,7 +47,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, state, {}, loop)
         self._own_fields = own_fields.now
         self._lost = lost
-        self._idle = IdleTimer(loop, settings.keep_alive / 1000, self._end)
+        self._idle = IdleTimer(loop, settings.keep_alive / 1000, settings.first_header_timeout / 1000, self._end)
         self._most_bytes = settings.max_header_bytes
         self._overhead_bytes = 0
         self._running: Exchange | None = None
@@ -62,7 +62,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        self._idle.begin()
+        self._idle.begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs; others wait in vain."""
@@ -97,6 +97,8 @@ class Connection(HttpToolsProtocol):
             if self._overhead_bytes > self._most_bytes:
                 self._status = 431
                 self._refuse()
+            elif self._is_in_head and self._idle.is_idle:
+                self._idle.begin_head()
 
     def on_message_begin(self) -> None:
         """See httptools, here and below."""
@@ -111,7 +113,6 @@ class Connection(HttpToolsProtocol):
             return
         name, value = name.lower(), value.rstrip(b" \t")
         if name == b"transfer-encoding" and value.lower() != b"chunked":
-            self._status = 501
             raise ValueError("another transfer coding")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -126,6 +127,8 @@ class Connection(HttpToolsProtocol):
         if version not in {"1.1", "1.0"}:
             self._status = 505
             raise ValueError("another version of HTTP")
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            raise ValueError("chunks in HTTP/1.0")
         scope["http_version"] = version
         scope["method"] = parser.get_method().decode("ascii")
         scope["raw_path"], _, scope["query_string"] = self.url.partition(b"?")
@@ -158,8 +161,14 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has come whole."""
-        if self._unread_framing is None:
-            super().on_message_complete()
+        if self._unread_framing is not None:
+            return
+        super().on_message_complete()
+        if self.cycle.keep_alive and not self.parser.should_keep_alive():
+            # so a trailer has said; the parser reads nothing more, and who waited for another answer would wait for ever
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self._finish(is_heard=True)
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
@@ -188,7 +197,7 @@ class Connection(HttpToolsProtocol):
         if self.scope["method"] == "CONNECT":
             return False
         if self.scope["method"] == "GET" and self._get_upgrade() == b"websocket":
-            self.scope.update(type="websocket", scheme="ws", subprotocols=[])
+            self.scope.update(type="websocket", scheme="wss" if self.scheme == "https" else "ws", subprotocols=[])
             return False
         framing = [b"%b: %b\r\n" % field for field in self.headers if field[0] in _FRAMING]
         if framing:
@@ -208,11 +217,15 @@ class Connection(HttpToolsProtocol):
             self._answer()
         else:
             self._idle.begin()
+            if self._is_in_head:
+                self._idle.begin_head()
 
     def _refuse(self) -> None:
         """Answer what cannot be understood, after the requests before it."""
         self._is_deaf = True
         running = self._running
+        if self.pipeline and self.pipeline[-1].more_body:  # whose body it is that cannot be understood
+            self.pipeline.pop()
         if running is None:
             self._answer()
         elif not running.more_body:
@@ -235,7 +248,8 @@ class Connection(HttpToolsProtocol):
         if is_heard or self._is_stopping:
             self.transport.close()
         else:
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS has no such half
+                self.transport.write_eof()
             self._linger = self.loop.call_later(LINGER_S, self._end)
 
     def _end(self) -> None:

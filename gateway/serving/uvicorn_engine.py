@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.serving.acceptor import Acceptor
+from gateway.serving.certificate import Pair
 from gateway.serving.engine import Assignment
-from gateway.serving.listener import BACKLOG
 from gateway.serving.own_fields import OwnFields
 from gateway.serving.uvicorn_connection import Connection
 
@@ -19,6 +21,10 @@ def create_server(assignment: Assignment) -> UvicornServer:
     return UvicornServer(assignment)
 
 
+def check_pair(pair: Pair) -> None:
+    """OpenSSL has taken it already."""
+
+
 class UvicornServer:
     """Serves one listener; see `Server`. uvicorn's own wants signals, the lifespan and the sockets for itself."""
 
@@ -26,7 +32,7 @@ class UvicornServer:
         self.name = assignment.name
         self.address: tuple[str, int] = assignment.socket.getsockname()[:2]
         self.accepting = asyncio.Event()
-        self._socket = assignment.socket
+        self._assignment = assignment
         self._settings = assignment.settings
         self._own_fields = OwnFields(assignment.signs)
         self._config = _configure(assignment.app)
@@ -36,23 +42,25 @@ class UvicornServer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set and every connection has ended."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._connect, sock=self._socket, backlog=BACKLOG)
+        given = self._assignment
+        acceptor = Acceptor(self.name, given.socket, given.bounds, given.certificate, self._connect)
+        acceptor.start()
         self.accepting.set()
         connections = cast("set[Connection]", self._state.connections)
         try:
             await stop.wait()
-            server.close()
+            acceptor.close()
             self._is_stopping = True
             for connection in list(connections):
                 connection.shutdown()
+            await acceptor.settle()
             while connections:
                 self._lost.clear()
                 await self._lost.wait()
             if self._state.tasks:
                 await asyncio.wait(self._state.tasks)
         finally:
-            server.close()
+            acceptor.close()
             for connection in list(connections):
                 connection.transport.abort()
 
@@ -62,8 +70,12 @@ class UvicornServer:
             task.cancel()
         return len(self._state.tasks)
 
-    def _connect(self) -> Connection:
-        connection = Connection(self._config, self._state, self._settings, self._own_fields, self._lost.set)
+    def _connect(self, ended: Callable[[], None]) -> Connection:
+        def lost() -> None:
+            ended()
+            self._lost.set()
+
+        connection = Connection(self._config, self._state, self._settings, self._own_fields, lost)
         if self._is_stopping:  # accepted while the server stopped
             connection.shutdown()
         return connection

@@ -143,7 +143,7 @@ class Exchange:
             return {"type": "websocket.connect"}
         if self.expects_continue:
             self.expects_continue = False
-            if self.more_body and not self.body and not self._transport.is_closing():
+            if self.more_body and not self.body and not self.disconnected and not self._transport.is_closing():
                 self._transport.write(CONTINUE)
         if not self.disconnected and not self.response_complete:
             self._flow.resume_reading()

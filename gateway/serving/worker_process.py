@@ -2,7 +2,7 @@
 
 A worker is a fresh interpreter: nothing of the supervisor's threads, locks and loop can get into it, as a fork would let it.
 Down one pipe come its job and then what it shall do; the end of that pipe says that the supervisor is gone, however it went. Up
-the other comes one byte once the worker accepts.
+the other comes one byte once the worker accepts, and from then on one at each beat as long as its event loop turns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ LEAVE = b"l"
 STOP = b"s"
 """Stop accepting, and drain."""
 
+BEAT_S = 1.0
+"""How often a worker says that its event loop turns."""
+
 _READY = b"r"
+_TURNING = b"t"
+_MANY_BEATS = 4_096
 _LENGTH_BYTES = 8
 # the very modules of the supervisor, wherever it has them from
 _MAIN = "import sys; sys.path[:] = {path!r}; from {module} import {function} as main; main({ready_fd})"
@@ -33,6 +38,7 @@ class WorkerProcess:
     def __init__(self, process: Process, ready_fd: int) -> None:
         self._process = process
         self._ready_fd = ready_fd
+        os.set_blocking(ready_fd, False)
         self.pid = process.pid
 
     @classmethod
@@ -67,6 +73,13 @@ class WorkerProcess:
             loop.remove_reader(self._ready_fd)
         return os.read(self._ready_fd, 1) == _READY
 
+    def has_beaten(self) -> bool:
+        """Whether its event loop has turned since this was last asked."""
+        try:
+            return bool(os.read(self._ready_fd, _MANY_BEATS))
+        except BlockingIOError:
+            return False
+
     def tell(self, what: bytes) -> None:
         """Send it something, if it is there to hear."""
         if self._process.stdin is not None:
@@ -98,13 +111,22 @@ class WorkerLink:
 
     def __init__(self, ready_fd: int) -> None:
         self._ready_fd = ready_fd
+        os.set_blocking(ready_fd, False)  # a supervisor that does not read must not stop its workers
         length = int.from_bytes(_read_exactly(_LENGTH_BYTES), "big")
         self.job: Any = pickle.loads(_read_exactly(length))  # noqa: S301 - from the process that started this one
 
     def ready(self) -> None:
-        """Tell that this worker accepts."""
+        """Tell that this worker accepts, and from now on that its event loop turns."""
+        self._say(_READY)
+        self._beat()
+
+    def _beat(self) -> None:
+        self._say(_TURNING)
+        asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _say(self, what: bytes) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._ready_fd, _READY)
+            os.write(self._ready_fd, what)
 
     def listen(self, leave: Callable[[], None], stop: Callable[[], None]) -> None:
         """From now on do what comes; the end of the pipe means both."""

@@ -3,8 +3,9 @@
 from gateway.store.admission import Admission, Admissions, Known, Peeked, Stale, Unseeded
 from gateway.store.alerts import AlertStore, Claim
 from gateway.store.api_keys import ApiKeyStore, StoredKey
-from gateway.store.connect import Connection, connect, describe
+from gateway.store.connect import Connection, certificate_files, connect, describe, sentinel_service
 from gateway.store.embedded import EmbeddedServer
+from gateway.store.examination import NodeFacts, Rights, SentinelFacts, StoreFacts, examine_store, stored_documents
 from gateway.store.keyspace import Keyspace, crossing_of, limit_of
 from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
 from gateway.store.receipts import Receipt, ReceiptIndex, ReceiptStore
@@ -31,6 +32,7 @@ __all__ = [
     "Keyspace",
     "Known",
     "Metric",
+    "NodeFacts",
     "Once",
     "Peeked",
     "PlacedLimit",
@@ -38,11 +40,14 @@ __all__ = [
     "ReceiptIndex",
     "ReceiptStore",
     "Repeated",
+    "Rights",
     "RuleStore",
+    "SentinelFacts",
     "Settlement",
     "Settlements",
     "Stale",
     "Standing",
+    "StoreFacts",
     "StoredKey",
     "StoredRule",
     "StoredTenant",
@@ -52,13 +57,17 @@ __all__ = [
     "UsageRow",
     "UsageStore",
     "Used",
+    "certificate_files",
     "connect",
     "crossing_of",
     "describe",
+    "examine_store",
     "limit_of",
     "new_id",
     "new_tenant_id",
     "open_stores",
     "place_limit",
     "read_standing",
+    "sentinel_service",
+    "stored_documents",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gateway.errors import InternalError, InvalidApiKey, TenantSuspended, UnknownTenant
 from gateway.plugin import LimitState
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
 from gateway.store.placed import INTEGERS_PER_LIMIT, PERIOD, BoundLimit, states_of
 from gateway.store.scripts import ScriptRunner
@@ -24,13 +26,17 @@ class Admission(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The caller's configuration is not the current one; nothing was decided. None where the caller's own is current."""
+    """The caller's configuration is not the current one; nothing was decided. None where the caller's own is current.
+
+    ``grace_ends_ms`` is when a key whose secret was replaced ends.
+    """
 
     version: str
     tenant_document: bytes | None
     rule_documents: tuple[bytes, ...]
     revision: str
     key_document: bytes | None
+    grace_ends_ms: int | None = None
 
 
 class Known(NamedTuple):
@@ -64,6 +70,7 @@ class Admissions:
         self._connection = connection
         self._runner = runner
         self._lease_ms = str(lease_ms)
+        self._asking: dict[str, asyncio.Task[str | None]] = {}
 
     async def admit(
         self, keyspace: Keyspace, secret_digest: str, known: Known, admission_id: str, limits: Sequence[BoundLimit]
@@ -126,16 +133,27 @@ class Admissions:
                 raise InternalError from AssertionError(f"peek.lua replied {reply!r}")
 
     async def subdomain_of_key(self, secret_digest: str) -> str | None:
-        """The tenant a key belongs to; never changes, so it may be cached."""
-        with store_errors():
-            found = await self._connection.client.get(key_lookup(secret_digest))
+        """The tenant a key belongs to; never changes, so it may be cached. Who asks at once for the same key shares a call."""
+        asking = self._asking.get(secret_digest)
+        if asking is None:
+            asking = self._asking[secret_digest] = asyncio.create_task(self._ask_subdomain(secret_digest))
+        # one that is cancelled does not take the answer from the others
+        return await asyncio.shield(asking)
+
+    async def _ask_subdomain(self, secret_digest: str) -> str | None:
+        try:
+            with store_errors():
+                found = await self._connection.scripts.call("GET", key_lookup(secret_digest))
+        finally:
+            del self._asking[secret_digest]
         return found.decode() if found else None
 
 
 def _stale_or_refused(script: str, reply: list[Any]) -> Stale:
     match reply:
-        case [b"stale", bytes(version), bytes(tenant), bytes(revision), bytes(key), *rules]:
-            return Stale(version.decode(), tenant or None, tuple(rules), revision.decode(), key or None)
+        case [b"stale", bytes(version), bytes(tenant), bytes(revision), bytes(key), bytes(grace), *rules]:
+            ends_ms = int(grace) if grace else None
+            return Stale(version.decode(), tenant or None, tuple(rules), revision.decode(), key or None, ends_ms)
         case [b"unknown_tenant"]:
             raise UnknownTenant
         case [b"invalid_key"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace
 
 Ending = Literal["sent", "given_up"]

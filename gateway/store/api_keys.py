@@ -17,7 +17,9 @@ from gateway.errors import (
 )
 from gateway.models import ApiKey, format_time
 from gateway.store.admission import Admissions, Known
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.documents import parsed, parsed_or_none
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup
 from gateway.store.scripts import ScriptRunner
 from gateway.store.tenants import TenantStore
@@ -36,6 +38,12 @@ from gateway.store.writing import (
 )
 
 _READ_AT_ONCE = 200
+
+_NO_RECORD = (b"", b"", None)
+"""What is read where something else than a record is stored; its document is damaged."""
+
+SHOWN_DIGEST = 12
+"""So much of a digest tells which key is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class ApiKeyStore:
         return await self._read(stored.keyspace, key_id)
 
     async def all(self, tenant_id: str) -> list[StoredKey]:
-        """All keys, also revoked ones, oldest first. Raises NotFound."""
+        """All keys, also revoked ones, oldest first; damaged ones are left out. Raises NotFound."""
         stored = await self._tenants.get(tenant_id)
         with store_errors():
             index = await self._connection.client.hvals(stored.keyspace.key_index)
@@ -118,7 +126,7 @@ class ApiKeyStore:
             return None if record is None else record.key
         if current is None or current.key_document is None:
             raise InternalError from AssertionError("validate_key.lua withheld a key that nobody knew")
-        return ApiKey.model_validate_json(current.key_document)
+        return parsed(ApiKey, current.key_document, f"a key of tenant {tenant_id}")
 
     async def update(
         self, tenant_id: str, key_id: str, change: Callable[[ApiKey], ApiKey], if_match: str | None = None
@@ -235,8 +243,12 @@ class ApiKeyStore:
             pipe = self._connection.client.pipeline(transaction=False)
             for digests in entries:
                 pipe.hmget(keyspace.api_key(digests[0]), ["document", "revision", "used_ms"])
-            replies = await pipe.execute()
-        return [_stored(digests, *reply) for digests, reply in zip(entries, replies, strict=True)]
+            replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                    raise reply
+        found = [_NO_RECORD if isinstance(reply, Exception) else reply for reply in replies]
+        return [_stored(digests, *reply) for digests, reply in zip(entries, found, strict=True)]
 
     async def _index(self, secret_digest: str, subdomain: str) -> None:
         # before the record: an entry without a record is harmless, a record without its entry could not be found
@@ -252,8 +264,11 @@ class ApiKeyStore:
 def _stored(digests: list[str], document: bytes | None, revision: bytes, used_ms: bytes | None) -> StoredKey | None:
     if document is None:
         return None
-    last_used_at = None if used_ms is None else format_time(datetime.fromtimestamp(int(used_ms) / 1_000, UTC))
-    return StoredKey(ApiKey.model_validate_json(document), last_used_at, etag(document), revision.decode(), tuple(digests))
+    last_used_at = None
+    if used_ms is not None and used_ms.isdigit():  # what is damaged here must not hide the key
+        last_used_at = format_time(datetime.fromtimestamp(int(used_ms) / 1_000, UTC))
+    key = parsed_or_none(ApiKey, document, f"the key with the digest {digests[0][:SHOWN_DIGEST]}…")
+    return None if key is None else StoredKey(key, last_used_at, etag(document), revision.decode(), tuple(digests))
 
 
 def _check(reply: list[object], wanted: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, PipelineCommand, RedisCluster
@@ -19,6 +20,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.store.breaker import NotSent
+
 REDIRECTIONS = 8
 _REFRESH_SECONDS = 1.0
 
@@ -29,7 +32,8 @@ class ClusterClient(RedisCluster):
     * ASKING and the command it is for may leave on two connections, so that a slot on the move is not reached;
     * a pipeline of which one node is lost loses the replies of all nodes, and never learns of a failover unless it retries;
     * the fifth MOVED and every CLUSTERDOWN close the connections under everybody's commands, and the latter sleeps 250 ms;
-    * no wait for a free connection is possible.
+    * no wait for a free connection is possible;
+    * one dead primary may keep the topology from being known, because what the commands are is asked of one node each time.
 
     A command is sent again only after MOVED or ASK, which say that it did not run. TRYAGAIN is left to the caller.
     """  # noqa: D400, D415
@@ -55,23 +59,62 @@ class ClusterClient(RedisCluster):
         self._pool_size, self._pool_wait = pool_size, pool_wait
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._stale_since = float("-inf")
-        self._asking: asyncio.Task[RedisCluster] | None = None
+        self._initializing = asyncio.Lock()
+        self._asking: asyncio.Task[ClusterClient] | None = None
+        self.is_refused: Callable[[str, int], bool] = lambda _host, _port: False
+        """Whether a node is not to be asked now."""
 
     @property
     def is_stale(self) -> bool:
         """Whether the topology must be asked for."""
         return self._initialize
 
+    async def initialize(
+        self, additional_startup_nodes_info: Any = None, last_failed_node_name: str | None = None
+    ) -> ClusterClient:
+        """Ask for the topology if it must be asked for; once, of any primary, what the commands are.
+
+        Connections stay, whatever happens. Raises RedisClusterException, or what the last primary did.
+        """
+        async with self._initializing:
+            if self._initialize:
+                await self.nodes_manager.initialize(additional_startup_nodes_info, last_failed_node_name)
+                if not self.commands_parser.commands:
+                    await self._know_commands()
+                self._initialize = False
+        return self
+
+    async def _know_commands(self) -> None:
+        *others, last = self.get_primaries()
+        for node in others:
+            with suppress(RedisError, OSError):
+                await self.commands_parser.initialize(node)
+                return
+        await self.commands_parser.initialize(last)
+
     async def know_topology(self) -> None:
         """Ask for the topology unless that is under way; wait for the answer only where none is known.
 
         Raises RedisClusterException.
         """
+        asking = self._ask()
+        if not (self.nodes_manager.slots_cache and self.commands_parser.commands):
+            await asyncio.shield(asking)
+
+    async def ask_topology(self) -> None:
+        """Ask for the topology if it must be asked for, and wait for the answer. Raises RedisClusterException."""
+        if self._initialize:
+            await asyncio.shield(self._ask())
+
+    def has_primary(self, host: str, port: int) -> bool:
+        """Whether a node is one of the primaries, as far as they are known."""
+        return any((node.host, int(node.port)) == (host, port) for node in self.get_primaries())
+
+    def _ask(self) -> asyncio.Task[ClusterClient]:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self.initialize())
             self._asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
-        if not self.nodes_manager.slots_cache:
-            await asyncio.shield(self._asking)
+        return self._asking
 
     def primary_of(self, slot: int) -> tuple[str, int]:
         """Host and port of the primary that has a slot, as far as it is known."""
@@ -103,7 +146,7 @@ class ClusterClient(RedisCluster):
     async def send(self, commands: Sequence[PipelineCommand]) -> None:
         """Run commands with keys, each on the node of its keys; ``result`` of each becomes its reply or exception."""
         if self._initialize:
-            await self.initialize()
+            await self.know_topology()
         batches: dict[str, tuple[ClusterNode, list[PipelineCommand]]] = {}
         for command in commands:
             try:
@@ -139,6 +182,11 @@ class ClusterClient(RedisCluster):
                     break
 
     async def _write(self, node: ClusterNode, commands: list[PipelineCommand]) -> None:
+        if self.is_refused(node.host, int(node.port)):
+            for command in commands:
+                command.result = NotSent("the server does not answer")
+            self.forget_topology()
+            return
         slot = self._slots.setdefault(node.name, asyncio.Semaphore(self._pool_size))
         try:
             async with asyncio.timeout(self._pool_wait):
@@ -191,5 +239,7 @@ class _Pipeline(ClusterPipeline):
 
 def is_lost(result: Any) -> bool:
     """Whether a reply or exception says that the node cannot be asked, so that another may have its slots."""
+    if isinstance(result, NotSent) and result.__cause__ is not None:
+        return is_lost(result.__cause__)
     lost = (RedisConnectionError, RedisTimeoutError, ClusterDownError)
     return isinstance(result, lost) and not isinstance(result, (MaxConnectionsError, BusyLoadingError))

@@ -1,4 +1,4 @@
-"""The only place that makes Redis clients, and the border at which their exceptions become the gateway's own.
+"""The only place that makes Redis clients.
 
 No client retries a command: a script whose reply was lost may have run. Reconnecting and following MOVED and ASK remain.
 
@@ -10,12 +10,12 @@ somebody else. Such a command may have run or not.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
@@ -26,18 +26,22 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.config.sections import RedisSettings
-from gateway.errors import InternalError, Overloaded, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url, refusal
+from gateway.store.breaker import STATES, Breaker
 from gateway.store.cluster import ClusterClient
+from gateway.store.failures import store_errors
 from gateway.store.multiplexed import Commands, MultiplexedConnection
 from gateway.store.multiplexed_cluster import MultiplexedCluster
 from gateway.store.pools import Managed, Pool, SentinelPool, Tcp, Unix
 
-_log = logging.getLogger("gateway.store")
-
 
 class Node(Protocol):
     """One server, of a cluster or the only one."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
 
     async def execute_command(self, *args: Any) -> Any:
         """Send one command to this server and return its reply."""
@@ -64,21 +68,42 @@ class Connection:
             object.__setattr__(self, "scripts", _OneAtATime(self.client))
 
     async def ping(self) -> None:
-        """Ask whether the store answers. Raises StoreUnavailable, Overloaded."""
-        with store_errors():
-            await self.client.ping()
+        """Ask whether the store answers; of a cluster, one of its primaries. Raises StoreUnavailable, Overloaded."""
+        if not self.is_cluster:
+            with store_errors():
+                await self.client.ping()
+            return
+        primaries = await self.primaries()
+        for asked in asyncio.as_completed([primary.execute_command("PING") for primary in primaries]):
+            with suppress(redis_errors.RedisError, OSError):
+                await asked
+                return
+        raise StoreUnavailable
+
+    def breakers(self) -> Sequence[Breaker]:
+        """One for each server that runs scripts and is known by now."""
+        return self.scripts.breakers()
+
+    def breaker_states(self) -> dict[str, int]:
+        """How many of them are in each state."""
+        found = [breaker.state for breaker in self.breakers()]
+        return {state: found.count(state) for state in STATES}
 
     async def close(self) -> None:
         """Close every connection, also those in use."""
-        await asyncio.gather(*(part.aclose() for part in (self.scripts, self.client, *self.sentinels)))
+        await asyncio.gather(self.scripts.aclose(), self.client.aclose())
+        # last: until then somebody may be asking them
+        await asyncio.gather(*(sentinel.aclose() for sentinel in self.sentinels))
 
     async def primaries(self) -> list[Node]:
-        """Every server that runs scripts: all primaries of a cluster, otherwise the client itself."""
+        """Every server that runs scripts: all primaries of a cluster, otherwise the only one."""
         if not self.is_cluster:
-            return [self.client]
+            names = [breaker.server for breaker in self.breakers()]
+            return [_Node(self.client, names[0] if names else "memory")]
         with store_errors():
-            await self.client.initialize()
-        return [_ClusterNode(node) for node in self.client.get_primaries()]
+            if self.client.is_stale:
+                await self.client.know_topology()
+        return [_Node(node, f"{node.host}:{node.port}") for node in self.client.get_primaries()]
 
     async def server_version(self) -> tuple[int, ...]:
         """The Redis version the first primary is compatible with: (7, 2, 4) on every Valkey, whatever its own number."""
@@ -89,8 +114,9 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class _ClusterNode:
+class _Node:
     node: Any
+    name: str
 
     async def execute_command(self, *args: Any) -> Any:
         return await self.node.execute_command(*args)
@@ -107,6 +133,9 @@ class _OneAtATime:
 
     async def call(self, *words: Any) -> Any:
         return await self.client.execute_command(*words)
+
+    def breakers(self) -> Sequence[Breaker]:
+        return ()
 
     async def aclose(self) -> None:
         """The client is closed by whom it belongs to."""
@@ -142,22 +171,25 @@ def connect(settings: RedisSettings, *, url: str | None = None) -> Connection:
         calls = MultiplexedCluster(cluster, lambda host, port: Tcp(host=host, port=port, tls=tls, **options), timeout)
         return Connection(cluster, calls, is_cluster=True)
     options |= {"max_connections": settings.pool_size, "timeout": settings.pool_wait / 1000}
+    name = _places(address)
     if address.kind == "unix":
-        return _pooled(Pool(connection_class=Unix, path=address.path, db=address.db, **options), timeout)
+        return _pooled(Pool(connection_class=Unix, path=address.path, db=address.db, **options), name, timeout)
     options |= {"tls": _tls_context(address), "connection_class": Tcp}
     servers = [options | {"host": host, "port": port} for host, port in address.hosts]
     if address.kind == "single":
-        return _pooled(Pool(db=address.db, **servers[0]), timeout)
+        return _pooled(Pool(db=address.db, **servers[0]), name, timeout)
     login = {name: address.options.get(f"sentinel_{name}") or None for name in ("username", "password")}
     sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
     sentinel.sentinels = [Redis.from_pool(Pool(**server | login)) for server in servers]
     options |= {"connection_class": Managed, "connection_pool_class": SentinelPool}
     client = sentinel.master_for(address.service, db=address.db, **options)
-    return Connection(client, MultiplexedConnection(client.connection_pool, timeout), sentinels=tuple(sentinel.sentinels))
+    return replace(_pooled(client.connection_pool, name, timeout), client=client, sentinels=tuple(sentinel.sentinels))
 
 
-def _pooled(pool: Pool, timeout: float) -> Connection:
-    return Connection(Redis.from_pool(pool), MultiplexedConnection(pool, timeout))
+def _pooled(pool: Pool, name: str, timeout: float) -> Connection:
+    calls = MultiplexedConnection(pool, name, timeout)
+    pool.breaker = calls.breaker
+    return Connection(Redis.from_pool(pool), calls)
 
 
 def describe(settings: RedisSettings) -> str:
@@ -165,13 +197,30 @@ def describe(settings: RedisSettings) -> str:
     if settings.is_embedded:
         return f"embedded, in {settings.data_dir}"
     address = parse_url(settings.url) if settings.url else _from_fields(settings)
+    return f"{address.kind} {_places(address)}"
+
+
+def _places(address: StoreAddress) -> str:
     places = address.path or ", ".join(f"{host}:{port}" for host, port in address.hosts)
-    return f"{address.kind} {places}" + (f" name {address.service}" if address.service else "")
+    return places + (f" name {address.service}" if address.service else "")
+
+
+def sentinel_service(settings: RedisSettings) -> str:
+    """The name under which sentinels know the primary; empty without them. Raises ConfigurationError like `connect`."""
+    return parse_url(settings.url).service if settings.url and not settings.is_embedded else ""
+
+
+def certificate_files(settings: RedisSettings) -> tuple[list[Path], list[Path]]:
+    """What the store's address names: certificates, then keys. Raises ConfigurationError like `connect`."""
+    options = parse_url(settings.url).options if settings.url and not settings.is_embedded else {}
+    certificates = [Path(options[name]) for name in ("ssl_ca_certs", "ssl_certfile") if name in options]
+    return certificates, [Path(options[name]) for name in ("ssl_keyfile",) if name in options]
 
 
 def _from_fields(settings: RedisSettings) -> StoreAddress:
     hosts = ((settings.host, settings.port),)
-    return StoreAddress("single", hosts, db=settings.db, password=settings.password.get_secret_value() or None)
+    password = settings.password.get_secret_value() or None
+    return StoreAddress("single", hosts, db=settings.db, username=settings.username or None, password=password)
 
 
 def _tls_context(address: StoreAddress) -> ssl.SSLContext | None:
@@ -186,61 +235,3 @@ def _tls_context(address: StoreAddress) -> ssl.SSLContext | None:
         raise refusal(f"the certificate files cannot be used: {error}") from error
     context.check_hostname = address.options.get("ssl_check_hostname") != "false"
     return context
-
-
-# Errors
-
-_AUTH = (
-    redis_errors.AuthenticationError,
-    redis_errors.AuthorizationError,
-    redis_errors.AuthenticationWrongNumberOfArgsError,
-    redis_errors.NoPermissionError,
-)
-_UNAVAILABLE = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.InvalidResponse,
-    redis_errors.ClusterError,
-    redis_errors.SlotNotCoveredError,
-    redis_errors.AskError,
-    redis_errors.TryAgainError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-    OSError,
-)
-# What has no class of its own, and what Redis 6 wraps in an error of the script: "ERR Error running script …: -OOM command …".
-_UNAVAILABLE_CODE = re.compile(r"(?:^|caused error: |: -)(?:BUSY|READONLY|OOM|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN)\b")
-_TOPOLOGY = re.compile(r"Redis Cluster cannot be connected|All slots are not covered|could not agree")
-
-
-def store_error(error: Exception) -> Exception:
-    """The gateway's error for an exception of redis-py; ``NoScriptError`` comes back as it is, for the script runner.
-
-    For the replies of a pipeline, which are values. Overloaded: no free connection in time. StoreUnavailable: Redis did not
-    answer or may not be asked now. InternalError: everything else is a bug. What it says about a refused login is logged,
-    never part of the message.
-    """
-    if isinstance(error, redis_errors.NoScriptError):
-        return error
-    if isinstance(error, redis_errors.MaxConnectionsError):
-        return Overloaded()
-    refusal = error.__cause__ if isinstance(error.__cause__, _AUTH) else error
-    if isinstance(refusal, _AUTH):
-        _log.error("Redis refuses the gateway's user or password: %s", refusal)
-        return StoreUnavailable()
-    unavailable = isinstance(error, _UNAVAILABLE) or (
-        _TOPOLOGY if isinstance(error, redis_errors.RedisClusterException) else _UNAVAILABLE_CODE
-    ).search(str(error))
-    return StoreUnavailable() if unavailable else InternalError()
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Inside, exceptions of redis-py and timeouts become those of ``store_error``, chained to the original."""
-    try:
-        yield
-    except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
-        mapped = store_error(error)
-        if mapped is error:
-            raise
-        raise mapped from error

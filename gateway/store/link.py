@@ -19,6 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.store.breaker import Breaker
+
 TIMER_GRAIN_S = 0.005
 """Calls that are late within such a time of each other fail together."""
 
@@ -33,13 +35,14 @@ _NO_REPLY = object()
 
 
 class Call:
-    """A command and the future of its reply; late at ``deadline`` on the loop's clock."""
+    """A command and the future of its reply; it ``began`` and is late at ``deadline`` on the loop's clock."""
 
-    __slots__ = ("asks", "deadline", "packed", "reply")
+    __slots__ = ("asks", "began", "deadline", "packed", "reply")
 
-    def __init__(self, packed: bytes, reply: asyncio.Future[Any], deadline: float, asks: bool) -> None:
+    def __init__(self, packed: bytes, reply: asyncio.Future[Any], began: float, deadline: float, asks: bool) -> None:
         self.packed = packed
         self.reply = reply
+        self.began = began
         self.deadline = deadline
         self.asks = asks
 
@@ -50,14 +53,19 @@ class Call:
 
 
 class Link(asyncio.Protocol):
-    """A connection that is made, and the calls that were written to it."""
+    """A connection that is made, and the calls that were written to it; the breaker is told how they end."""
 
     def __init__(
-        self, connection: AbstractConnection, on_writable: Callable[[], None], on_lost: Callable[[Link], None]
+        self,
+        connection: AbstractConnection,
+        breaker: Breaker,
+        on_writable: Callable[[], None],
+        on_lost: Callable[[Link], None],
     ) -> None:
         self.connection = connection
         self.in_flight: deque[Call] = deque()
         self.lost = asyncio.get_running_loop().create_future()
+        self._breaker = breaker
         self._on_writable = on_writable
         self._on_lost = on_lost
         self._is_paused = False
@@ -82,7 +90,7 @@ class Link(asyncio.Protocol):
                 if call.reply.done():
                     continue
                 if call.asks:
-                    in_flight.append(_nobodys(call.deadline))
+                    in_flight.append(_nobodys(call))
                     packed.append(_ASKING)
                 in_flight.append(call)
                 packed.append(call.packed)
@@ -105,6 +113,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
         in_flight, next_reply = self.in_flight, self._reader.gets
+        in_time = False
         try:
             self._reader.feed(data)
             while (reply := next_reply()) is not _NO_REPLY:
@@ -118,12 +127,17 @@ class Link(asyncio.Protocol):
                         # demoted; behind its name or with Sentinel waits the new primary
                         self._is_retired = True
                     if not future.done():
+                        in_time = True
                         future.set_exception(reply)
                 elif not future.done():
+                    in_time = True
                     future.set_result(reply)
         except InvalidResponse as error:
             self._fail(error)
             self.abort()
+        else:
+            if in_time and self._breaker.failures:
+                self._breaker.answered()
         if self._is_retired and not in_flight:
             self.abort()
 
@@ -151,6 +165,8 @@ class Link(asyncio.Protocol):
         self._on_writable()
 
     def _fail(self, error: Exception) -> None:
+        if self.in_flight:
+            self._breaker.failed(self.in_flight[-1].began, error)
         while self.in_flight:
             self.in_flight.popleft().fail(copy.copy(error))
 
@@ -163,7 +179,10 @@ class Link(asyncio.Protocol):
                 self._timer = loop.call_at(max(call.deadline, now + TIMER_GRAIN_S), self._expire)
                 break
             # it stays in its place: its reply may come, and is nobody else's
-            call.fail(RedisTimeoutError("no reply in time"))
+            if not call.reply.done():
+                late = RedisTimeoutError("no reply in time")
+                call.reply.set_exception(late)
+                self._breaker.failed(call.began, late)
             self._is_retired = True
         else:
             if self._is_retired:
@@ -172,10 +191,10 @@ class Link(asyncio.Protocol):
             self._on_writable()
 
 
-def _nobodys(deadline: float) -> Call:
+def _nobodys(call: Call) -> Call:
     reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     reply.cancel()
-    return Call(b"", reply, deadline, asks=False)
+    return Call(b"", reply, call.began, call.deadline, asks=False)
 
 
 def _take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.StreamWriter:

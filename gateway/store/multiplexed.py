@@ -6,16 +6,15 @@ What is not written yet may be dropped or go over another connection; what is wr
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MaxConnectionsError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.store.breaker import Breaker, NotSent
 from gateway.store.link import TIMER_GRAIN_S, Call, Link, Word, pack
 
 MAX_PENDING = 4_096
@@ -26,7 +25,13 @@ class Commands(Protocol):
     """Takes commands that have keys, on any server or cluster."""
 
     def call(self, *words: Word) -> Awaitable[Any]:
-        """The reply, or redis-py's exception for it. The command is EVALSHA or EVAL: the fourth word is its first key."""
+        """The reply, or redis-py's exception for it, `NotSent` if the command was never written.
+
+        The command is EVALSHA or EVAL, whose fourth word is its first key, or GET.
+        """
+
+    def breakers(self) -> Sequence[Breaker]:
+        """Of the servers that are known, if they have such."""
 
     async def aclose(self) -> None:
         """Fail what is waiting and close every connection."""
@@ -41,16 +46,21 @@ class Server(Protocol):
     def is_current(self, connection: AbstractConnection) -> bool:
         """Whether new calls may go over this connection; asked before each write."""
 
+    async def is_needed(self) -> bool:
+        """False if no calls will come for this server; asked before each probe."""
+
 
 class MultiplexedConnection:
     """One connection to one server, for any number of callers; made when it is needed and again when it was lost.
 
     A call is sent once at most. It fails ``timeout`` seconds after it was handed over, connecting included, whatever the server
     does; so does one more than ``max_pending``, at once. A connection on which a call was late gets no new ones and ends with
-    those it has: the next call connects anew, while what is in flight may still be answered in time.
+    those it has: the next call connects anew, while what is in flight may still be answered in time. While the breaker is
+    open every call fails at once; the probe that closes it leaves its connection to those that come then.
     """
 
-    def __init__(self, server: Server, timeout: float, max_pending: int = MAX_PENDING) -> None:
+    def __init__(self, server: Server, name: str, timeout: float, max_pending: int = MAX_PENDING) -> None:
+        self.breaker = Breaker(name, self._probe)
         self._server = server
         self._timeout = timeout
         self._max_pending = max_pending
@@ -70,19 +80,28 @@ class MultiplexedConnection:
         """The reply to a packed command; ``asks`` puts ASKING right before it."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
+        if self.breaker.is_open:
+            reply.set_exception(NotSent("the server does not answer"))
+            return reply
         link = self._link
         if len(self._waiting) + (0 if link is None else len(link.in_flight)) >= self._max_pending:
             reply.set_exception(MaxConnectionsError("too many calls are waiting for their replies"))
             return reply
-        self._waiting.append(Call(packed, reply, loop.time() + self._timeout, asks))
+        now = loop.time()
+        self._waiting.append(Call(packed, reply, now, now + self._timeout, asks))
         if not self._is_flush_due:
             self._is_flush_due = True
             loop.call_soon(self._flush)
         return reply
 
+    def breakers(self) -> Sequence[Breaker]:
+        """As in `Commands`."""
+        return (self.breaker,)
+
     async def aclose(self) -> None:
         """As in `Commands`. Later calls fail."""
         self._is_closed = True
+        await self.breaker.stop()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -111,14 +130,13 @@ class MultiplexedConnection:
             self._timer = asyncio.get_running_loop().call_at(self._waiting[0].deadline, self._expire)
 
     async def _connect(self) -> None:
+        began = asyncio.get_running_loop().time()
         connection = self._server.make_connection()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            if await connection.can_read():
-                raise RedisConnectionError("the server ended the connection or sent what nobody asked for")
-            self._link = Link(connection, self._flush, self._links.discard)
-            self._links.add(self._link)
+            await self._use(connection)
         except Exception as error:  # whatever it is, nobody is left waiting for it
+            self.breaker.failed(self._waiting[-1].began if self._waiting else began, error)
             self._fail_waiting(error)
         finally:
             self._connecting = None
@@ -126,17 +144,44 @@ class MultiplexedConnection:
                 await connection.disconnect(nowait=True)
         self._flush()
 
+    async def _probe(self) -> bool:
+        if not await self._server.is_needed():
+            return False
+        connection = self._server.make_connection()
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            # one that loads its data or runs a script for long takes connections, and says so when it is asked
+            await connection.send_command("PING")
+            await connection.read_response()
+            await self._use(connection)
+        finally:
+            if connection.is_connected:
+                await connection.disconnect(nowait=True)
+        return True
+
+    async def _use(self, connection: AbstractConnection) -> None:
+        if await connection.can_read():
+            raise RedisConnectionError("the server ended the connection or sent what nobody asked for")
+        if self._link is not None:
+            self._link.retire()
+        self._link = Link(connection, self.breaker, self._flush, self._links.discard)
+        self._links.add(self._link)
+
     def _fail_waiting(self, error: Exception) -> None:
         while self._waiting:
             # each its own: whoever raises one adds to it
-            own = copy.copy(error)
-            own.__cause__ = error.__cause__
+            own = NotSent(str(error))
+            own.__cause__ = error
             self._waiting.popleft().fail(own)
 
     def _expire(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
         while self._waiting and (self._waiting[0].deadline <= now or self._waiting[0].reply.done()):
-            self._waiting.popleft().fail(RedisTimeoutError("no connection in time"))
+            call = self._waiting.popleft()
+            if not call.reply.done():
+                late = NotSent("no connection in time")
+                call.reply.set_exception(late)
+                self.breaker.failed(call.began, late)
         if self._waiting:
             self._timer = asyncio.get_running_loop().call_at(max(self._waiting[0].deadline, now + TIMER_GRAIN_S), self._expire)

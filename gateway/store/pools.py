@@ -14,6 +14,8 @@ from redis.asyncio import Connection as TcpConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 
+from gateway.store.breaker import Breaker, NotSent
+
 _ASK_SENTINEL_EVERY_S = 1.0
 
 
@@ -53,10 +55,14 @@ class Managed(_SharedTls, SentinelManagedConnection):
 
 
 class Pool(BlockingConnectionPool):
-    """Tells "all connections are in use" apart from "no connection"."""
+    """Tells "all connections are in use" apart from "no connection". While the ``breaker`` is open it gives none."""
+
+    breaker: Breaker | None = None
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:  # noqa: ARG002
         """Raises MaxConnectionsError if none is free in time."""
+        if self.breaker is not None and self.breaker.is_open:
+            raise NotSent("the server does not answer")
         try:
             return await super().get_connection()  # type: ignore[no-untyped-call]
         except redis_errors.ConnectionError as error:
@@ -66,6 +72,10 @@ class Pool(BlockingConnectionPool):
 
     def is_current(self, connection: AbstractConnection) -> bool:  # noqa: ARG002
         """Whether a connection leads to the server that the pool is for."""
+        return True
+
+    async def is_needed(self) -> bool:
+        """It always is."""
         return True
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gateway.errors import InternalError
-from gateway.store.connect import Connection, store_error, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_error, store_errors
 from gateway.store.keyspace import Keyspace, receipt_index, tenant_index
 from gateway.store.scripts import ScriptRunner
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from gateway.errors import InternalError, NotFound
 from gateway.models import Rule, Tenant
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.documents import parsed, parsed_or_none
+from gateway.store.failures import store_errors
 from gateway.store.scripts import ScriptRunner
 from gateway.store.tenants import StoredTenant, TenantStore
 from gateway.store.writing import (
@@ -58,11 +60,12 @@ class RuleStore:
         return await self._read(await self._tenants.get(tenant_id), rule_id)
 
     async def all(self, tenant_id: str) -> list[Rule]:
-        """All rules, oldest first. Raises NotFound."""
+        """All rules, oldest first; damaged ones are left out. Raises NotFound."""
         stored = await self._tenants.get(tenant_id)
         with store_errors():
-            documents = await self._connection.client.hvals(stored.keyspace.rules)
-        rules = [Rule.model_validate_json(document) for document in documents]
+            documents = await self._connection.client.hgetall(stored.keyspace.rules)
+        found = [parsed_or_none(Rule, document, _named(tenant_id, rule_id)) for rule_id, document in documents.items()]
+        rules = [rule for rule in found if rule is not None]
         return sorted(rules, key=lambda rule: (rule.created_at, rule.id))
 
     async def update(
@@ -81,22 +84,25 @@ class RuleStore:
         return await retried(attempt)
 
     async def delete(self, tenant_id: str, rule_id: str, if_match: str | None = None) -> None:
-        """Raises NotFound, EditConflict."""
+        """Also one that is damaged. Raises NotFound, EditConflict."""
 
         async def attempt() -> None:
             stored = await self._tenants.get(tenant_id)
-            current = await self._read(stored, rule_id)
-            check_etag(if_match, current.etag)
+            check_etag(if_match, etag(await self._document(stored, rule_id)))
             await self._write(stored, rule_id, "", None)
 
         await retried(attempt)
 
     async def _read(self, stored: StoredTenant, rule_id: str) -> StoredRule:
+        document = await self._document(stored, rule_id)
+        return StoredRule(parsed(Rule, document, _named(stored.tenant.id, rule_id.encode())), etag(document))
+
+    async def _document(self, stored: StoredTenant, rule_id: str) -> bytes:
         with store_errors():
-            document = await self._connection.client.hget(stored.keyspace.rules, rule_id)
+            document: bytes | None = await self._connection.client.hget(stored.keyspace.rules, rule_id)
         if document is None:
             raise NotFound
-        return StoredRule(Rule.model_validate_json(document), etag(document))
+        return document
 
     async def _write(self, stored: StoredTenant, rule_id: str, document: str, once: Once | None) -> Repeated | None:
         keyspace = stored.keyspace
@@ -115,3 +121,7 @@ class RuleStore:
             case [b"repeated" | b"key_reused", *_]:
                 return repeated_or_conflict(reply)
         raise InternalError from AssertionError(f"write_rule.lua replied {reply!r}")
+
+
+def _named(tenant_id: str, rule_id: bytes) -> str:
+    return f"rule {rule_id.decode(errors='replace')} of tenant {tenant_id}"

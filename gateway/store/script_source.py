@@ -13,6 +13,8 @@ from gateway.errors import ConfigurationError
 _INCLUDE = re.compile(r'^ *--- @include "([a-z0-9_/]+)"$')
 _HEADER_FIELD = re.compile(r"^-- (Returns|Writes|Flags)\s+(.+)$")
 _ERROR_LINE = re.compile(r"(?:user_script|@user_script): ?(\d+)")
+_TOLD_COMMAND = re.compile(r"run the '([^']+)' command")
+_CALLED = re.compile(r"redis\.call[(,]\s*'([A-Z]+)'")
 _FUNCTION = re.compile(r"^local function (\w+)\(.*\)$")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _FLAGS = {"deny-oom": "", "allow-oom": "allow-oom", "no-writes": "no-writes"}
@@ -45,6 +47,14 @@ class Script:
             return self.origins[line] if 0 <= line < len(self.origins) else match[0]
 
         return _ERROR_LINE.sub(origin, message)
+
+    def command_at(self, message: str) -> str:
+        """The command that a Redis error message is about: servers before Valkey tell its line only."""
+        if told := _TOLD_COMMAND.search(message):
+            return told[1].upper()
+        line = _ERROR_LINE.search(message)
+        called = line and _CALLED.search("".join(self.body.splitlines(keepends=True)[int(line[1]) - 1 :]))
+        return called[1] if called else f"a command of lua/{self.name}.lua (ACL LOG names it)"
 
 
 def read_scripts(folder: Path) -> dict[str, Script]:

@@ -10,7 +10,8 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import ConfigurationError, InternalError
-from gateway.store.connect import Connection, Node, store_error, store_errors
+from gateway.store.connect import Connection, Node
+from gateway.store.failures import is_denied, store_error, store_errors
 from gateway.store.script_source import Script
 
 _LOG = logging.getLogger("gateway.store")
@@ -65,7 +66,7 @@ class ScriptRunner:
                 except NoScriptError:
                     reply = await send("EVAL", self._scripts[name].body, len(keys), *keys, *arguments)
             except ResponseError as error:
-                self._explain(name, error)
+                self._explain(name, keys, error)
                 raise
         if not isinstance(reply, list):
             raise InternalError from AssertionError(f"{name}.lua replied {reply!r}")
@@ -81,9 +82,9 @@ class ScriptRunner:
             again = await self._send_each("EVAL", self._scripts[name].body, [calls[index] for index in unknown])
             for index, reply in zip(unknown, again, strict=True):
                 replies[index] = reply
-        for reply in replies:
+        for (keys, _), reply in zip(calls, replies, strict=True):
             if isinstance(reply, ResponseError):
-                self._explain(name, reply)
+                self._explain(name, keys, reply)
         return [store_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _send_each(
@@ -96,9 +97,14 @@ class ScriptRunner:
 
     def failure(self, name: str, message: str) -> InternalError:
         """The error of a part of a call; the script tells of it in its reply, because the other parts were done."""
-        self._explain(name, ResponseError(message))
+        self._explain(name, (), ResponseError(message))
         return InternalError()
 
-    def _explain(self, name: str, error: ResponseError) -> None:
-        if "user_script" in str(error):
-            _LOG.error("lua/%s.lua failed: %s", name, self._scripts[name].locate(str(error)))
+    def _explain(self, name: str, keys: Sequence[str], error: ResponseError) -> None:
+        message, script = str(error), self._scripts[name]
+        if is_denied(message):
+            _LOG.error("Redis does not let the gateway's user run %s: %s", script.command_at(message), script.locate(message))
+        elif "user_script" in message:
+            # its first key tells whose data it was called for
+            whose = f" for {keys[0]}" if keys else ""
+            _LOG.error("lua/%s.lua failed%s: %s", name, whose, script.locate(message))

@@ -11,6 +11,7 @@ from gateway.store.admission import Admissions
 from gateway.store.alerts import AlertStore
 from gateway.store.api_keys import ApiKeyStore
 from gateway.store.connect import Connection
+from gateway.store.eviction import check_eviction
 from gateway.store.receipts import ReceiptIndex, ReceiptStore
 from gateway.store.rules import RuleStore
 from gateway.store.script_source import read_scripts
@@ -52,6 +53,7 @@ async def open_stores(
     Settled requests leave receipts if it is said how many of a tenant are kept. Raises ConfigurationError, StoreUnavailable;
     ``shebang`` as in `ScriptRunner.start`.
     """
+    await check_eviction(connection)
     runner = ScriptRunner(connection, read_scripts(lua_folder()))
     await runner.start(shebang=shebang)
     if max_receipts is not None and shebang is None and await connection.server_version() < FIRST_VERSION_WITH_RECEIPTS:

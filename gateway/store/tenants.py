@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.errors import IdempotencyConflict, InternalError, NotFound, SubdomainTaken
 from gateway.models import ApiKey, Tenant
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.documents import parsed
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace, key_lookup, tenant_creation, tenant_index
 from gateway.store.receipts import ReceiptIndex
 from gateway.store.scripts import ScriptRunner
@@ -124,17 +127,21 @@ class TenantStore:
         return stored if stored is not None and stored.tenant.id == tenant_id else None
 
     async def by_subdomain(self, subdomain: str) -> StoredTenant | None:
-        """The tenant that has the subdomain."""
+        """The tenant that has the subdomain. Raises InternalError if its document is damaged."""
         with store_errors():
             version, keys_version, document = await self._connection.client.hmget(
                 Keyspace(subdomain).tenant, ["version", "keys_version", "document"]
             )
         if version is None:
             return None
-        return StoredTenant(Tenant.model_validate_json(document), version.decode(), keys_version.decode(), etag(document))
+        tenant = parsed(Tenant, document, f"tenant {subdomain}")
+        return StoredTenant(tenant, version.decode(), keys_version.decode(), etag(document))
 
     async def page(self, after: str | None, limit: int) -> tuple[list[StoredTenant], str | None]:
-        """Up to ``limit`` tenants in the order of their ids, behind the id ``after``, and where the next page begins."""
+        """Up to ``limit`` tenants in the order of their ids, behind the id ``after``, and where the next page begins.
+
+        Damaged ones are left out.
+        """
         found: list[StoredTenant] = []
         position = after
         exhausted = False
@@ -146,9 +153,10 @@ class TenantStore:
             exhausted = len(names) <= limit
             for name in names:
                 position = name.decode()
-                stored = await self._find(position)
-                if stored is not None:
-                    found.append(stored)
+                with suppress(InternalError):
+                    stored = await self._find(position)
+                    if stored is not None:
+                        found.append(stored)
         more = len(found) > limit
         return found[:limit], found[limit - 1].tenant.id if more else None
 
@@ -169,22 +177,27 @@ class TenantStore:
         return await retried(attempt)
 
     async def delete(self, tenant_id: str, if_match: str | None = None) -> None:
-        """Remove a tenant with its rules, keys and usage. Receipts stay until they are exported.
+        """Remove a tenant with its rules, keys and usage, also one that is damaged. Receipts stay until they are exported.
 
         Raises NotFound, EditConflict.
         """
 
         async def attempt() -> None:
-            stored = await self.get(tenant_id)
-            check_etag(if_match, stored.etag)
-            keyspace = stored.keyspace
+            keyspace = Keyspace.of_tenant(tenant_id)
+            with store_errors():
+                stored_id, version, keys_version, document = await self._connection.client.hmget(
+                    keyspace.tenant, ["id", "version", "keys_version", "document"]
+                )
+            if _ID.fullmatch(tenant_id) is None or version is None or stored_id != tenant_id.encode():
+                raise NotFound
+            check_etag(if_match, etag(document or b""))
             with store_errors():
                 index = await self._connection.client.hvals(keyspace.key_index)
             digests = [digest for entry in index for digest in entry.decode().split()]
             reply = await self._runner.call(
                 "delete_tenant",
                 [keyspace.tenant, keyspace.rules, keyspace.key_index, *(keyspace.api_key(digest) for digest in digests)],
-                [stored.version, stored.keys_version],
+                [version, keys_version or b""],
             )
             _check_written(reply)
             await forget_usage(self._connection, tenant_id)

@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime
 from typing import Literal
 
 from gateway.config.usage import MAX_RETENTION_DAYS
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
+from gateway.store.failures import store_errors
 from gateway.store.keyspace import Keyspace
 
 MAX_DAYS = 400

@@ -14,7 +14,6 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # https://www.iana.org/assignments/iana-ipv6-special-registry and -ipv4-: prefixes that lead, or may lead, to somewhere else
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
@@ -53,6 +52,17 @@ def plain(address: IPAddress) -> IPAddress:
     return mapped or address
 
 
+def subscriber(address: str) -> str:
+    """One subscriber has a whole /64 of IPv6 (RFC 6177); counting single addresses would limit nobody."""
+    try:
+        parsed = plain(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
 def is_public(address: IPAddress) -> bool:
     """True if the address belongs to the public Internet and to nothing special in it."""
     address = plain(address)
@@ -63,16 +73,19 @@ def is_public(address: IPAddress) -> bool:
 
 def is_metadata(address: IPAddress) -> bool:
     """True for addresses at which clouds hand out credentials to whoever asks from inside."""
-    return plain(address) in _METADATA or _embedded(address) in _METADATA
+    return plain(address) in _METADATA or not _METADATA.isdisjoint(_embedded(address))
 
 
-def _embedded(address: IPAddress) -> IPAddress | None:
-    """The IPv4 address that a translator or tunnel would reach in place of an IPv6 one."""
+def _embedded(address: IPAddress) -> frozenset[IPAddress]:
+    """The IPv4 addresses that a translator or tunnel may reach in place of an IPv6 one.
+
+    Most keep them in the last 32 bits, whatever their prefix (NAT64, ISATAP, IPv4-compatible, an operator's own).
+    """
     if not isinstance(address, ipaddress.IPv6Address):
-        return None
-    if address in _NAT64 or int(address) >> 32 == 0:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.sixtofour
+        return frozenset()
+    teredo = address.teredo or ()
+    found = (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF), address.sixtofour, *teredo)
+    return frozenset(each for each in found if each is not None)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from gateway.telemetry.access_log import MAX_LINES, WHOLE_BYTES, AccessLog
 from gateway.telemetry.metrics import SHARED_METRICS, Metrics, forget_process
-from gateway.telemetry.process_log import JsonFormatter, start_logging
+from gateway.telemetry.metrics_folder import metrics_folder
+from gateway.telemetry.process_log import AUDIT, JsonFormatter, start_logging
 from gateway.telemetry.visit import Called, Visit
 
 __all__ = [
+    "AUDIT",
     "MAX_LINES",
     "SHARED_METRICS",
     "WHOLE_BYTES",
@@ -15,5 +17,6 @@ __all__ = [
     "Metrics",
     "Visit",
     "forget_process",
+    "metrics_folder",
     "start_logging",
 ]

@@ -10,6 +10,12 @@ local function key_is_good(record, now)
     and (not grace_ends or grace_ends == '' or now < tonumber(grace_ends))
 end
 
+-- A document that is gone is sent as one that is damaged: empty would say that it has not changed.
+local function sent(document)
+  local is_there = document and document ~= ''
+  return is_there and document or 'null'
+end
+
 -- Returns a reply when the request must not go on, else nil and when the key was last seen, in milliseconds.
 -- An unchanged document travels as an empty string.
 local function identify(tenant_key, rules_key, record_key, known_version, known_revision, now)
@@ -29,15 +35,16 @@ local function identify(tenant_key, rules_key, record_key, known_version, known_
   if version == known_version and revision == known_revision then
     return nil, tonumber(record[5] or '0')
   end
-  local reply = { 'stale', version, '', revision, '' }
+  local reply = { 'stale', version, '', revision, '', '' }
   if revision ~= known_revision then
-    reply[5] = redis.call('HGET', record_key, 'document') or ''
+    reply[5] = sent(redis.call('HGET', record_key, 'document'))
+    reply[6] = record[3] or ''
   end
   if version ~= known_version then
-    reply[3] = redis.call('HGET', tenant_key, 'document') or ''
+    reply[3] = sent(redis.call('HGET', tenant_key, 'document'))
     local rules = redis.call('HVALS', rules_key)
     for index = 1, #rules do
-      reply[5 + index] = rules[index]
+      reply[6 + index] = rules[index]
     end
   end
   return reply

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -46,9 +47,9 @@ MIXES: dict[str, Sequence[LimitSpec]] = {
 TARGETS = {row: 20 for row, specs in MIXES.items() if len(specs) == 1} | {FIVE: 60}
 """The most that a call may cost, as a multiple of `return 1`."""
 
-SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {"valkey": valkey_server}
+SERVERS: dict[str, Callable[..., AbstractContextManager[Server]]] = {"valkey": valkey_server}
 if DEBIAN_REDIS.exists():
-    SERVERS["redis"] = lambda: redis_server(DEBIAN_REDIS)
+    SERVERS["redis"] = partial(redis_server, DEBIAN_REDIS)
 
 
 class Wire:
@@ -226,7 +227,7 @@ class Result:
 
 async def measure(name: str, rounds: int, calls: int, at_once: int = BATCH) -> Result:
     """All rounds on one server."""
-    with SERVERS[name]() as server, server.admin(decode_responses=True) as client:
+    with SERVERS[name](users=False) as server, server.admin(decode_responses=True) as client:
         pin(server.pid)
         wire = Wire(server, at_once)
         rates: dict[str, list[float]] = defaultdict(list)

@@ -23,13 +23,14 @@ from typing import Any
 
 from tests.e2e.calls import Answer, call
 from tests.engines import ENGINE
+from tests.no_secrets import assert_no_key
 from tests.servers import short_directory, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 GATEWAY = (sys.executable, "-m", "gateway")
 
-DEADLINE_S = 170.0
+DEADLINE_S = float(os.environ.get("GATEWAY_TEST_DEADLINE_S", "170"))
 START_S = 60.0
 STOP_S = 10.0
 LAST_S = 3.0
@@ -40,7 +41,7 @@ _PORTS = range(20_000, 32_000)
 # The shell becomes the program; what it leaves behind waits for the end of the pipe and then kills the group.
 _LAUNCH = 'exec 3<&0 </dev/null; (read _ <&3; kill -KILL -$$) >/dev/null 2>&1 & exec "$@" 3<&-'
 # What installing a package may need on a machine with its own index or certificates.
-_KEPT = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_KEPT = ("PATH", "PYTHONFAULTHANDLER", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @dataclass
@@ -132,6 +133,9 @@ def running(*args: str | Path, env: Mapping[str, str], cwd: Path, seconds: float
             assert process.stdin is not None
             process.stdin.close()
             print(f"{program.name}: exit code {process.returncode}\n{program.said()}")  # shown if the test failed
+        if "run" in args:  # other commands are asked for keys
+            assert_no_key("the log", program.stderr())
+            assert_no_key("the access log", "".join(line for line in program.stdout().splitlines(True) if line.startswith("{")))
 
 
 def run(*args: str | Path, env: Mapping[str, str], cwd: Path, seconds: float = 60.0) -> tuple[int, str, str]:
@@ -190,6 +194,7 @@ def settings_of(admin_port: int, proxy_port: int, data_dir: Path, **more: str) -
         "SERVER__PROXY_PORT": str(proxy_port),
         "SERVER__PROXY_HOST": HOST,
         "SERVER__DRAIN_DELAY": "0",
+        "SERVER__MAX_CONNECTIONS_PER_IP": "0",  # every client of a test has the same address
         "REDIS__DATA_DIR": str(data_dir),
         "REDIS__PORT": str(free_ports(1)[0]),
     } | more
@@ -198,25 +203,37 @@ def settings_of(admin_port: int, proxy_port: int, data_dir: Path, **more: str) -
 
 @contextlib.contextmanager
 def a_gateway(
-    folder: Path, *options: str, settings: Mapping[str, str] = {}, command: Sequence[str | Path] = GATEWAY
+    folder: Path,
+    *options: str,
+    settings: Mapping[str, str] = {},
+    command: Sequence[str | Path] = GATEWAY,
+    wait: bool = True,
+    seconds: float = DEADLINE_S,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Gateway]:
-    """``gateway run`` with these options, ready. ``settings`` as `settings_of` takes them; data and home are in the folder."""
+    """``gateway run`` with these options, ready if ``wait``. ``settings`` as `settings_of` takes them.
+
+    Data and home are in the folder. Ports are free ones, unless the settings name them.
+    """
     admin_port, proxy_port, demo_port = free_ports(3)
+    admin_port = int(settings.get("SERVER__ADMIN_PORT", admin_port))
+    proxy_port = int(settings.get("SERVER__PROXY_PORT", proxy_port))
     data_dir = folder / "data"
-    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings))
+    env = clean_environment(folder, **settings_of(admin_port, proxy_port, data_dir, **settings), **environment)
     demo = ("--demo-port", str(demo_port)) if "--demo" in options else ()
-    with running(*command, "run", *options, *demo, env=env, cwd=folder) as program:
+    with running(*command, "run", *options, *demo, env=env, cwd=folder, seconds=seconds) as program:
         gateway = Gateway(program, admin_port, proxy_port, demo_port, data_dir)
-        program.wait_until(gateway.is_ready, "ready")
+        if wait:
+            program.wait_until(gateway.is_ready, "ready")
         yield gateway
 
 
 @contextlib.contextmanager
-def a_demo_upstream(folder: Path, *options: str) -> Iterator[int]:
+def a_demo_upstream(folder: Path, *options: str, seconds: float = DEADLINE_S) -> Iterator[int]:
     """``gateway demo-upstream``; its port."""
     (port,) = free_ports(1)
     env = clean_environment(folder)
-    with running(*GATEWAY, "demo-upstream", "--port", str(port), *options, env=env, cwd=folder) as program:
+    with running(*GATEWAY, "demo-upstream", "--port", str(port), *options, env=env, cwd=folder, seconds=seconds) as program:
         program.wait_until(lambda: answers_200(port, "/health"), "ready")
         yield port
 

@@ -31,7 +31,7 @@ from tests.e2e.processes import (
 from tests.servers import valkey_server
 
 COMMAND = Path(sys.executable).with_name("gateway")
-COMMANDS = ("run", "admin", "proxy", "check", "demo-upstream", "export-usage")
+COMMANDS = ("run", "admin", "proxy", "check", "demo-upstream", "doctor", "export-usage")
 
 
 def gateway(folder: Path, *args: str | Path, **env: str) -> tuple[int, str, str]:

@@ -43,6 +43,8 @@ SHARES = {
     Fault.DROP_REPLY_AND_CUT: 0.01,
     Fault.CUT_BEFORE_REQUEST: 0.004,
     Fault.CUT_AFTER_REQUEST: 0.01,
+    Fault.GARBAGE: 0.004,
+    Fault.HALF_CLOSE: 0.004,
 }
 QUOTA = 200
 # By tenant, and with how many keys it is called. Each admission holds a place, so each one is settled.
@@ -110,7 +112,7 @@ class Scene:
     def start_replica(self, port: int) -> Program:
         """A proxy of the gateway, ready, whose way to the store leads through the faults."""
         more = {
-            "REDIS__URL": f"redis://{HOST}:{self.proxy.port}",
+            "REDIS__URL": self.store.url_over(self.proxy.port),
             "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
             "LIMITS__LEASE": f"{LEASE_S}s",
         }
@@ -250,10 +252,11 @@ def leave_in_order(scene: Scene) -> dict[str, Receipt]:
     for number, port in enumerate(scene.ports):
         by = time.monotonic() + LEASE_S + 1
         for attempt in itertools.count():
-            # what was lost with a connection to the store is settled in another try, and holds its place until then
+            # What was lost with a connection to the store is settled in another try, and holds its place until then.
+            # A store that was just away is asked again half a second later.
             name = f"last-{number}-{attempt}"
             last[name] = scene.request(port, scene.callers[-1], name)
-            if last[name].status != 429 or time.monotonic() > by:
+            if last[name].status not in (429, 503) or time.monotonic() > by:
                 break
             time.sleep(0.2)
     for replica in scene.replicas:

@@ -11,8 +11,8 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from gateway.errors import InternalError, Overloaded, StoreUnavailable
-from gateway.store.connect import store_error, store_errors
 from gateway.store.embedded import find_server
+from gateway.store.failures import store_error, store_errors
 from tests.servers import DEBIAN_REDIS, connected, redis_cluster, redis_sentinel, valkey_server, wait_until
 
 pytestmark = pytest.mark.real_store

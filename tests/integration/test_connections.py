@@ -16,8 +16,9 @@ from redis.exceptions import NoScriptError
 
 from gateway.config.sections import RedisSettings
 from gateway.errors import InternalError, Overloaded, StoreUnavailable
-from gateway.store.connect import Connection, connect, store_error, store_errors
+from gateway.store.connect import Connection, connect
 from gateway.store.embedded import EmbeddedServer
+from gateway.store.failures import store_error, store_errors
 from tests.servers import (
     DEBIAN_REDIS,
     connected,
@@ -81,7 +82,7 @@ async def test_a_user_of_its_own_may_not_do_more_than_it_was_given():
 
 
 async def test_a_wrong_login_over_a_socket_is_logged_and_answered_as_unavailable(caplog):
-    with valkey_server(unix=True) as server:
+    with valkey_server(unix=True, users=False) as server:
         async with connected(server.url.replace("unix://", "unix://u:wrong@")) as connection:
             with pytest.raises(StoreUnavailable), store_errors():
                 await connection.client.get("k")

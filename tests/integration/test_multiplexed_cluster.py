@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.errors import InternalError, StoreUnavailable
-from gateway.store.connect import Connection, store_errors
+from gateway.store.connect import Connection
 from gateway.store.embedded import find_server
+from gateway.store.failures import store_errors
 from tests.servers import Cluster, connected, redis_cluster, redis_sentinel, wait_until
 
 pytestmark = pytest.mark.real_store

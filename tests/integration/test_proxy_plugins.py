@@ -215,7 +215,7 @@ async def no_reply(exchange):
     exchange.reply = None
 
 
-@pytest.mark.parametrize(("does", "status"), [(unprintable, 502), (no_status, 502), (no_reply, 500)])
+@pytest.mark.parametrize(("does", "status"), [(unprintable, 502), (no_status, 502), (no_reply, 502)])
 async def test_a_reply_that_cannot_be_sent_is_an_error_in_the_usual_shape(scripted, does, status):
     reply = await scripted(pre_response=does)
     assert (reply.status, reply.error["request_id"]) == (status, reply.get("x-request-id"))

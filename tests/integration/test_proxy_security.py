@@ -347,6 +347,7 @@ def loop_with_gateway(valkey_store_server):
 # Framing
 
 
+COUNTS_ONCE = engine_differs(granian="counts a length that is given twice once")
 DROPS_LENGTH = engine_differs(granian="drops the length beside chunks and closes the connection after the reply")
 RAW = "POST /x HTTP/{version}\r\nHost: testcompany.example.com\r\nAuthorization: Bearer {key}\r\n"
 
@@ -357,6 +358,8 @@ RAW = "POST /x HTTP/{version}\r\nHost: testcompany.example.com\r\nAuthorization:
         pytest.param("1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", marks=DROPS_LENGTH),
         pytest.param("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", marks=DROPS_LENGTH),
         ("1.0", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        pytest.param("1.1", "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", marks=COUNTS_ONCE),
+        ("1.1", "Content-Length: 5, 5\r\n\r\nhello"),
         ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
         ("1.1", "Content-Length: 5, 6\r\n\r\nhello!"),
         ("1.1", "Content-Length: +5\r\n\r\nhello"),
@@ -364,6 +367,7 @@ RAW = "POST /x HTTP/{version}\r\nHost: testcompany.example.com\r\nAuthorization:
         ("1.1", "Content-Length: -1\r\n\r\nhello"),
         ("1.1", "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
         ("1.1", "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("1.1", "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
     ],
 )
@@ -373,19 +377,39 @@ async def test_ambiguous_framing_is_refused_and_the_connection_closed(served, ve
         await wire.send(
             (RAW.format(version=version, key=tenant.secret) + rest).encode() + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
         )
-        assert (await wire.reply()).status in (400, 501)
+        assert (await wire.reply()).status == 400
         assert await wire.is_closed()
     assert upstream.connections == 0
 
 
-async def test_a_length_given_twice_alike_reaches_the_upstream_as_one(served):
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        ("//evil/x", {}, 400),
+        ("/a/../b", {}, 400),
+        ("/a%2fb", {}, 400),
+        ("/a?b#c", {}, 400),
+        ("*", {}, 400),
+        ("x", {}, 400),
+        ("testcompany.example.com:80", {}, 400),
+        ("@evil/x", {}, 400),
+        ("/" + "a" * 8_192, {}, 414),
+        ("/x", {"host": "testcompany.example.com"}, 400),
+        ("/x", {"x": "a" * 8_193}, 431),
+        ("/x", [("x", "1")] * 99, 431),
+        ("/x", {"x-api-key": "another"}, 400),
+    ],
+)
+async def test_who_sends_a_head_that_is_refused_is_not_heard_again(served, target, fields, status):
     gateway, tenant, upstream = served
-    for lengths in ("Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "Content-Length: 5, 5\r\n\r\nhello"):
-        async with gateway.connected() as wire:
-            await wire.send((RAW.format(version="1.1", key=tenant.secret) + lengths).encode())
-            assert (await wire.reply()).status in (200, 400)
-    for request in upstream.requests:
-        assert (request.all("content-length"), request.body) == (["5"], b"hello")
+    if ENGINE == "granian" and "#" in target:
+        pytest.skip("Granian drops fragments")
+    async with gateway.connected() as wire:
+        refused = head_of("GET", target, gateway.fields(key=tenant.secret, fields=fields))
+        await wire.send(refused + head_of("GET", "/smuggled", gateway.fields(key=tenant.secret)))
+        assert (await wire.reply()).status == status
+        assert await wire.is_closed()
+    assert upstream.connections == 0
 
 
 async def test_too_many_or_too_long_fields_are_refused(served):
@@ -405,6 +429,7 @@ async def test_too_many_or_too_long_fields_are_refused(served):
         "TRACE",
         "CONNECT",
         "PROPFIND",
+        pytest.param("get", marks=engine_differs(uvicorn="refuses methods that it does not know")),
         pytest.param("GE~T", marks=engine_differs(uvicorn="refuses methods that it does not know")),
     ],
 )

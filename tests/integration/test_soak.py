@@ -215,9 +215,7 @@ FAULTS = {
     "ring": {"if state.opens or state.ahead then": f"if {NEVER_AGAIN} then", **BRIEF},
     "bucket": {"local ttl = ceil_div(capacity - level, limit) + BUCKET_TTL_MARGIN_MS": "local ttl = 200"},
     "slots": {"redis.call('PTTL', key) < lease + CONCURRENCY_TTL_MARGIN_MS": NEVER_AGAIN, **BRIEF},
-    "a slot that does not end": {
-        "redis.call('ZCOUNT', spec.key, '(' .. decimal(admission.now), '+inf')": "redis.call('ZCARD', spec.key)"
-    },
+    "a slot that does not end": {"'(' .. decimal(admission.now), '+inf'": "'-inf', '+inf'"},
     "a slot that is not freed": {"redis.call('ZREM', spec.key, concurrency_slot(admission.id, number))": "return"},
     "a hold that does not end": {"tonumber(ending) <= now": "false"},
     "a hold that is charged": {"if letter == 'c' and period_edges": "if period_edges"},

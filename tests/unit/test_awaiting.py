@@ -1,11 +1,12 @@
 """Deadlines: exact where something is waited for, and no timer where nothing is."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 
-from gateway.awaiting import DONE, begin, within
+from gateway.awaiting import DONE, begin, within, within_at_last
 
 
 class Ready:
@@ -136,3 +137,51 @@ async def test_what_is_left_of_something_begun_is_awaited_in_a_task():
 
 async def anything(awaitable: Any) -> Any:
     return await awaitable
+
+
+async def ignores_its_cancellation(turns: list[str]) -> None:
+    while True:
+        turns.append("waits")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+async def test_work_that_ignores_its_cancellation_is_left_behind():
+    turns: list[str] = []
+    async with asyncio.timeout(20):
+        with pytest.raises(TimeoutError):
+            await within_at_last(0.05, ignores_its_cancellation(turns))
+    assert turns == ["waits", "waits"]
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_result_that_was_held_back_beyond_the_deadline_is_none():
+    async def late():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "late"
+
+    with pytest.raises(TimeoutError):
+        await within_at_last(0.05, late())
+
+
+async def test_work_has_as_long_again_to_clean_up():
+    done = []
+
+    async def tidy():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            done.append("tidied")
+
+    with pytest.raises(TimeoutError):
+        await within_at_last(1, tidy())
+    assert done == ["tidied"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_work_in_time_has_its_result_from_either(turns):
+    assert await within_at_last(20, later(turns)) == "there"
+    with pytest.raises(ZeroDivisionError):
+        await within_at_last(20, refuses())

@@ -94,7 +94,7 @@ def test_the_environment_wins_over_the_file(elsewhere, monkeypatch):
         ("limits: {ratelimit_headers: on}", "limits.ratelimit_headers: "),
         ("limits: {ratelimit_headers: draft-8}", "limits.ratelimit_headers: "),
         ("[1, 2]", "must hold sections"),
-        ("server: [", "not valid YAML"),
+        ("server: [", "not valid YAML at line 1"),
         ("1: {}", "must hold sections"),
     ],
 )
@@ -128,6 +128,8 @@ def test_secrets_are_not_shown():
     config = Config(server=ServerSettings(admin_token="x" * 16), redis=RedisSettings(password="hunter2"))
     assert "hunter2" not in repr(config)
     assert "x" * 16 not in repr(config)
+    config = Config(redis=RedisSettings(url="redis://user:hunter2@localhost"))
+    assert "hunter2" not in f"{config!r} {config} {config.redis!r} {config.redis}"
 
 
 @pytest.mark.parametrize("written_as", ["off", "'off'", "draft-6", "draft-7", "draft-10"])

@@ -163,6 +163,28 @@ def test_a_connection_cut_after_the_request_leaves_the_server_asked(proxy: Fault
     echo.has_got("a")
 
 
+def test_garbage_comes_instead_of_a_reply_that_was_served_and_nothing_after_it(proxy: FaultProxy, echo: Echo):
+    proxy.next(Fault.GARBAGE)
+    with a_client(proxy) as client:
+        client.ask("a")
+        echo.has_got("a")
+        garbage = client._socket.recv(1_000)
+        assert garbage
+        assert b"a!" not in garbage
+        client.ask("b")
+        echo.has_got("a", "b")
+        assert client.is_silent()
+
+
+def test_a_half_closed_connection_says_nothing_and_still_listens(proxy: FaultProxy, echo: Echo):
+    proxy.next(Fault.HALF_CLOSE)
+    with a_client(proxy) as client:
+        client.ask("a")
+        assert client.reply() == ""
+        client.ask("b")
+        echo.has_got("a", "b")
+
+
 def test_refusing_cuts_what_there_is_and_keeps_others_out_until_it_ends(proxy: FaultProxy, echo: Echo):
     with a_client(proxy) as client:
         client.ask("a")

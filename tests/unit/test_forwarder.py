@@ -7,7 +7,6 @@ import ssl
 import time
 
 import pytest
-from aiohttp.abc import AbstractResolver
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from gateway.errors import UpstreamTimeout, UpstreamUnreachable
 from gateway.forwarder import BodyBroken
 from gateway.targets import Target, parse_target
 from tests.forwarders import a_forwarder, fetch
+from tests.names import names_resolve_to
 from tests.servers import make_certificates
 from tests.unit.test_targets import host_forms
 from tests.wire import an_upstream, ok
@@ -53,41 +53,6 @@ def canary():
     found = Canary()
     yield found
     found.close()
-
-
-class Resolver(AbstractResolver):
-    """Answers with the addresses given, one list a question."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-        self.asked = 0
-
-    async def resolve(self, host, port=0, family=socket.AF_UNSPEC):
-        addresses = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
-        return [
-            {
-                "hostname": host,
-                "host": each,
-                "port": port,
-                "proto": 0,
-                "flags": 0,
-                "family": socket.AF_INET6 if ":" in each else socket.AF_INET,
-            }
-            for each in addresses
-        ]
-
-    async def close(self):
-        pass
-
-
-def resolving(forwarder, *answers):
-    """Replace what names resolve to, as whoever owns a domain can."""
-    resolver = Resolver(*answers)
-    for pool in forwarder._pools.values():
-        pool.connector._resolver = resolver
-        pool.connector._use_dns_cache = False
-    return resolver
 
 
 async def test_the_canary_sings(canary):
@@ -149,33 +114,34 @@ async def test_a_thousand_generated_spellings_reach_nothing(canary):
 
 
 async def test_a_name_that_resolves_to_loopback_is_not_reached_whatever_it_resolved_to_before(canary):
-    async with a_forwarder(allowed_networks="") as forwarder:
-        resolver = resolving(forwarder, ["127.0.0.1"], ["::1", "127.0.0.1"], ["169.254.169.254"], ["::ffff:127.0.0.1"])
-        target = Target("http", "rebinding.example", canary.port, "", False)
-        for _ in range(4):
-            with pytest.raises(UpstreamUnreachable):
-                await forwarder.open(target, "GET", target.url("/", ""), [], None, 3)
-        # a forbidden address is no failed connect: it is not tried again
-        assert resolver.asked <= 5
+    answers = ["127.0.0.1"], ["::1", "127.0.0.1"], ["169.254.169.254"], ["::ffff:127.0.0.1"]
+    with names_resolve_to(*answers) as resolver:
+        async with a_forwarder(allowed_networks="") as forwarder:
+            target = Target("http", "rebinding.example", canary.port, "", False)
+            for _ in range(4):
+                with pytest.raises(UpstreamUnreachable):
+                    await forwarder.open(target, "GET", target.url("/", ""), [], None, 3)
+            # a forbidden address is no failed connect: it is not tried again
+            assert len(resolver.asked) <= 8
     assert canary.connections() == 0
 
 
 async def test_a_target_for_the_internet_does_not_reach_allowed_networks_by_a_name_for_them_only_inner_ones_do():
-    async with an_upstream() as upstream, a_forwarder() as forwarder:
-        resolving(forwarder, ["127.0.0.1"])
-        target = Target("http", "inner.example", upstream.port, "", True)
-        _, body = await fetch(forwarder, target)
-        assert body == b"hello"
-        assert upstream.last.get("host") == f"inner.example:{upstream.port}"
+    with names_resolve_to(["127.0.0.1"]):
+        async with an_upstream() as upstream, a_forwarder() as forwarder:
+            target = Target("http", "inner.example", upstream.port, "", True)
+            _, body = await fetch(forwarder, target)
+            assert body == b"hello"
+            assert upstream.last.get("host") == f"inner.example:{upstream.port}"
 
 
 async def test_an_inner_target_reaches_nothing_public():
-    async with a_forwarder() as forwarder:
-        resolver = resolving(forwarder, ["93.184.216.34"])
-        target = Target("http", "public.example", 80, "", True)
-        with pytest.raises(UpstreamUnreachable):
-            await forwarder.open(target, "GET", target.url("/", ""), [], None, 0)
-        assert resolver.asked == 1
+    with names_resolve_to(["93.184.216.34"], fresh_s=10) as resolver:
+        async with a_forwarder() as forwarder:
+            target = Target("http", "public.example", 80, "", True)
+            with pytest.raises(UpstreamUnreachable):
+                await forwarder.open(target, "GET", target.url("/", ""), [], None, 0)
+            assert len(resolver.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -246,12 +212,12 @@ async def test_cookies_are_kept_for_nobody():
     async def cookies(call):
         await call.answer(200, {"set-cookie": "session=1; Path=/"})
 
-    async with an_upstream(cookies) as upstream, a_forwarder() as forwarder:
-        resolving(forwarder, ["127.0.0.1"])
-        target = Target("http", "named.example", upstream.port, "", True)
-        for _ in range(2):
-            await fetch(forwarder, target)
-        assert upstream.last.get("cookie") is None
+    with names_resolve_to(["127.0.0.1"]):
+        async with an_upstream(cookies) as upstream, a_forwarder() as forwarder:
+            target = Target("http", "named.example", upstream.port, "", True)
+            for _ in range(2):
+                await fetch(forwarder, target)
+            assert upstream.last.get("cookie") is None
 
 
 async def test_proxy_variables_are_not_believed(monkeypatch, canary):

@@ -8,7 +8,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry import MAX_LINES, WHOLE_BYTES, AccessLog, JsonFormatter, Metrics, Visit, start_logging
+from gateway.telemetry import AUDIT, MAX_LINES, WHOLE_BYTES, AccessLog, JsonFormatter, Metrics, Visit, start_logging
 
 
 @given(st.text(), st.text(), st.text())
@@ -159,13 +159,40 @@ def test_a_traceback_is_a_field_of_the_line(capsys):
     try:
         start_logging("warning")
         logging.getLogger("gateway.x").info("not shown")
+        logging.getLogger(AUDIT).info("tenant.create done", extra={"audit": {"by": "operator"}})
         try:
             raise ZeroDivisionError("oh")
         except ZeroDivisionError:
             logging.getLogger("gateway.x").exception("failed")
     finally:
         logging.root.handlers[:], logging.root.level = before
-    (line,) = capsys.readouterr().err.splitlines()
+        logging.getLogger(AUDIT).setLevel(logging.NOTSET)
+    audited, line = capsys.readouterr().err.splitlines()
+    assert json.loads(audited)["audit"] == {"by": "operator"}
     shown = json.loads(line)
     assert (shown["level"], shown["logger"], shown["message"]) == ("error", "gateway.x", "failed")
-    assert "ZeroDivisionError: oh" in shown["traceback"]
+    assert shown["traceback"].splitlines()[-1] == "ZeroDivisionError"
+
+
+def a_failure():
+    """An error with a cause, a context and a group, each of which says what it must not."""
+    try:
+        try:
+            try:
+                raise KeyError("secret")
+            except KeyError:
+                raise ValueError("secret")  # noqa: B904
+        except ValueError as error:
+            raise ExceptionGroup("secret", [error, UnicodeDecodeError("utf-8", b"secret", 0, 1, "secret")]) from error
+    except ExceptionGroup as error:
+        return type(error), error, error.__traceback__
+
+
+def test_what_exceptions_say_is_not_logged_unless_it_is_asked_for():
+    record = logging.LogRecord("gateway", logging.ERROR, "f", 1, "failed", (), a_failure())
+    traceback = json.loads(JsonFormatter().format(record))["traceback"]
+    for kind in ("KeyError", "ValueError", "ExceptionGroup", "UnicodeDecodeError"):
+        assert f"{kind}\n" in traceback
+    assert "in a_failure" in traceback
+    assert not [line for line in traceback.splitlines() if "secret" in line and "raise " not in line]
+    assert "KeyError: 'secret'" in json.loads(JsonFormatter(exception_messages=True).format(record))["traceback"]

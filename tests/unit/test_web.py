@@ -45,6 +45,7 @@ def test_an_error_is_ready_to_be_sent():
     assert fields[b"allow"] == b"GET"
     assert fields[b"x-request-id"] == b"req_1"
     assert fields[b"content-type"] == b"application/json"
+    assert fields[b"cache-control"] == b"no-store"
     assert int(fields[b"content-length"]) == len(body)
     assert json.loads(body)["error"] == {
         "message": "The method is not allowed for this path.",

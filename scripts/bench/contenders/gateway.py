@@ -96,12 +96,19 @@ def a_gateway(
     """Run one. ``settings`` are sections over the bench's own. Raises DidNotStart, also where the configuration is refused."""
     admin_port, proxy_port = free_port(), free_port()
     config: dict[str, dict[str, Any]] = {
-        "server": {"admin_port": admin_port, "proxy_port": proxy_port, "proxy_host": HOST, "drain_delay": 0},
+        "server": {
+            "admin_port": admin_port,
+            "proxy_port": proxy_port,
+            "proxy_host": HOST,
+            "drain_delay": 0,
+        },
         "redis": {"host": HOST, "port": bed.redis_port, "db": checkout.db},
         "upstream": {"allowed_networks": ["127.0.0.0/8"], "pool_size": 20_000},
         "limits": {"max_in_flight": 20_000, "max_in_flight_per_tenant": 20_000},
     }
     # unless asked for, not even named: an older checkout may not know the key
+    if (checkout.root / "gateway/config/server.py").exists():
+        config["server"]["max_connections_per_ip"] = 0
     if engine != "hypercorn":
         config["server"]["engine"] = engine
     if workers != 1:

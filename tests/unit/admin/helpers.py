@@ -50,6 +50,7 @@ class Admin:
     stores: Any
     token: str | None = None
     seen: list[Got] = field(default_factory=list)
+    peer: str = "192.0.2.7"
 
     async def call(self, method, path, body=None, *, key: Any = ..., data: bytes | None = None, **headers) -> Got:
         token = self.token if key is ... else key
@@ -61,7 +62,8 @@ class Admin:
         if data is not None:
             fields.setdefault("content-type", "application/json")
         path = path if path.startswith(("/health", "/docs", "/openapi", "/api/")) else API + path
-        response = await self.app.test_client().open(path, method=method, headers=fields, data=data)
+        client = self.app.test_client()
+        response = await client.open(path, method=method, headers=fields, data=data, scope_base={"client": (self.peer, 50_000)})
         got = Got(response.status_code, response.headers, await response.get_data(as_text=False))
         self.seen.append(got)
         return got

@@ -9,11 +9,12 @@ from quart import Quart
 from werkzeug.datastructures import Headers
 
 from gateway import virtual_key
-from gateway.admin.operation import operation_of
+from gateway.admin.operation import Access, operation_of
 from tests.unit.admin.helpers import API, OPERATOR, an_admin, routes
 
 PUBLIC = "public"
 ANY_ADMIN = "any admin"
+BROWSER = "any admin, also by a browser"
 OF_OPERATOR = "operator"
 OF_TENANT = "tenant"
 
@@ -27,6 +28,8 @@ def kind_of(path):
         return PUBLIC
     if below == "/tenants":
         return OF_OPERATOR
+    if below.startswith(("/docs", "/openapi.json")):
+        return BROWSER
     return OF_TENANT if below.startswith("/tenants/<tenant_id>") else ANY_ADMIN
 
 
@@ -53,6 +56,7 @@ class Scene:
         expired = await admin.key(self.tenant, scopes=["admin"], expires_at=soon.isoformat())
         await admin.redis.hset(f"gw:{{acme}}:key:{virtual_key.digest(expired['api_key'])}", "expires_ms", "1")
         proxy_only = await admin.key(self.tenant, scopes=["proxy"])
+        elsewhere = await admin.key(self.tenant, scopes=["admin"], allowed_networks=["203.0.113.0/24"])
         other = await admin.call("POST", "/tenants", {"name": "Other", "subdomain": "other"}, key=token)
         self.credentials = {
             "none": None,
@@ -62,11 +66,26 @@ class Scene:
             "rotated": replaced["api_key"],
             "expired": expired["api_key"],
             "other tenant": other.json["api_key"],
+            "other tenant's proxy only": (await self.key_of(other.json, scopes=["proxy"]))["api_key"],
             "proxy only": proxy_only["api_key"],
+            "elsewhere": elsewhere["api_key"],
             "own": self.tenant["api_key"],
+            "suspended": self.tenant["api_key"],
             "operator": OPERATOR,
+            "wrong operator": OPERATOR + "s",
+            "start of the operator's": OPERATOR[:-1],
+            "own as Basic": self.tenant["api_key"],
+            "operator as Basic": OPERATOR,
         }
         return self
+
+    async def key_of(self, tenant, **fields):
+        made = await self.admin.call("POST", f"/tenants/{tenant['id']}/api-keys", fields, key=tenant["api_key"])
+        assert made.status == 201, made.raw
+        return made.json
+
+    async def suspend(self):
+        assert (await self.admin.call("PATCH", f"/tenants/{self.tenant['id']}", {"status": "suspended"})).status == 200
 
     async def call(self, method, path, who):
         names = {"tenant_id": self.tenant["id"], "key_id": self.key["id"], "rule_id": self.rule["id"], "name": "rate_limiter"}
@@ -75,31 +94,51 @@ class Scene:
         for name, value in names.items():
             path = path.replace(f"<{name}>", value)
         body: Any = {} if method in ("POST", "PUT", "PATCH") else None
-        return await self.admin.call(method, path, body, key=self.credentials[who])
+        secret = self.credentials[who]
+        if who.endswith(" as Basic"):
+            basic = base64.b64encode(f"any:{secret}".encode()).decode()
+            return await self.admin.call(method, path, body, key=None, authorization=f"Basic {basic}")
+        return await self.admin.call(method, path, body, key=secret)
+
+
+KINDS = (ANY_ADMIN, BROWSER, OF_OPERATOR, OF_TENANT)
+
+
+def of_each(*statuses):
+    """What a caller is answered on routes of each kind; None where they may call it."""
+    return dict(zip(KINDS, statuses, strict=True))
 
 
 REFUSED = {
-    ("none", ANY_ADMIN): 401,
-    ("none", OF_OPERATOR): 401,
-    ("none", OF_TENANT): 401,
-    ("other tenant", OF_OPERATOR): 403,
-    ("other tenant", OF_TENANT): 404,
-    ("proxy only", ANY_ADMIN): 403,
-    ("proxy only", OF_OPERATOR): 403,
-    ("proxy only", OF_TENANT): 403,
-    ("own", OF_OPERATOR): 403,
+    "other tenant": of_each(None, None, 403, 404),
+    "other tenant's proxy only": of_each(403, 403, 403, 404),
+    "proxy only": of_each(403, 403, 403, 403),
+    "elsewhere": of_each(403, 403, 403, 403),
+    "suspended": of_each(403, 403, 403, 403),
+    "own": of_each(None, None, 403, None),
+    "operator": of_each(None, None, None, None),
+    "own as Basic": of_each(401, None, 401, 401),
+    "operator as Basic": of_each(401, None, 401, 401),
 }
-for invalid in ("garbage", "unknown", "revoked", "rotated", "expired"):
-    REFUSED |= {(invalid, kind): 401 for kind in (ANY_ADMIN, OF_OPERATOR, OF_TENANT)}
+for invalid in ("none", "garbage", "unknown", "revoked", "rotated", "expired", "wrong operator", "start of the operator's"):
+    REFUSED[invalid] = of_each(401, 401, 401, 401)
 
-WHO = ("none", "garbage", "unknown", "revoked", "rotated", "expired", "other tenant", "proxy only", "own", "operator")
+DECLARED = {
+    Access.PUBLIC: PUBLIC,
+    Access.BROWSER: BROWSER,
+    Access.ADMIN: ANY_ADMIN,
+    Access.OPERATOR: OF_OPERATOR,
+    Access.TENANT: OF_TENANT,
+}
 
 
-@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("who", REFUSED)
 async def test_every_route_answers_exactly_those_who_may_call_it(who):
     scene = await Scene().prepare()
+    if who == "suspended":
+        await scene.suspend()
     for method, path, _ in sorted(routes(scene.admin.app), key=last_things_last):
-        refused = REFUSED.get((who, kind_of(path)))
+        refused = REFUSED[who].get(kind_of(path))
         if (who, method, path) == ("own", "DELETE", f"{API}/tenants/<tenant_id>"):
             refused = 403
         before = await scene.admin.dump()
@@ -138,9 +177,13 @@ async def test_a_route_that_declares_nothing_is_closed_to_everyone():
     assert (await scene.admin.call("GET", "/forgotten", key=OPERATOR)).status == 403
 
 
-async def test_every_route_declares_who_may_call_it():
+async def test_every_route_declares_who_may_call_it_and_what_it_writes():
     app: Quart = (await an_admin()).app
-    assert all(operation_of(app.view_functions[endpoint]) for _, _, endpoint in routes(app))
+    for method, path, endpoint in routes(app):
+        declared = operation_of(app.view_functions[endpoint])
+        assert declared is not None, path
+        assert DECLARED[declared.access] == kind_of(path), path
+        assert (declared.writes is None) is (method == "GET" or path.endswith("/explain")), path
 
 
 async def test_another_tenants_id_cannot_be_told_from_one_that_does_not_exist():

@@ -10,6 +10,7 @@ from aiohttp.http import HttpResponseParser
 from aiohttp.http_parser import HttpResponseParserPy
 from yarl import URL
 
+from gateway.config import UpstreamSettings
 from gateway.forwarder.pool import Destination
 from gateway.forwarder.protocol import TargetProtocol
 from tests.forwarders import a_forwarder, target_at
@@ -45,4 +46,6 @@ async def test_connections_are_ours_and_a_target_is_asked_for_as_aiohttp_itself_
         reply.close()
         loop = asyncio.get_running_loop()
         plain = aiohttp.ClientRequest("GET", URL(target.origin + "/"), loop=loop)
-        assert Destination(target, loop).connection_key == plain.connection_key
+        shared = UpstreamSettings(share_connections=True)
+        assert Destination(target, "owner", shared).connection_key == plain.connection_key
+        assert Destination(target, "owner", UpstreamSettings()).connection_key != plain.connection_key

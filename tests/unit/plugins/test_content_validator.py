@@ -228,9 +228,12 @@ async def test_blocked_text_is_found_wherever_it_hides(body):
     assert await refused(a_request(body), blocked_patterns=["harmless", "forbidden"]) == (403, "blocked_content", None)
 
 
+around = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)  # a NUL is refused in keys
+
+
 @given(
-    before=st.text(max_size=20),
-    after=st.text(max_size=20),
+    before=around,
+    after=around,
     escapes=st.lists(st.booleans(), min_size=9, max_size=9),
     depth=st.integers(0, 5),
     in_key=st.booleans(),

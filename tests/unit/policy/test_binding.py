@@ -11,14 +11,15 @@ from gateway.config import Config
 from gateway.periods import period_word
 from gateway.plugin import ApiKeyInfo
 from gateway.policy import CompiledKey, Compiler
-from gateway.policy.binding import _subscriber, limits_of_request
+from gateway.policy.binding import limits_of_request
 from gateway.store import BoundLimit, Stale
+from gateway.targets import subscriber
 from tests.builders import a_rule, a_tenant, built_in_plugins
 from tests.gate import DAY, ms
 
 
 @pytest.mark.parametrize(
-    ("address", "subscriber"),
+    ("address", "counted"),
     [
         ("1.2.3.4", "1.2.3.4"),
         ("::ffff:1.2.3.4", "1.2.3.4"),
@@ -27,15 +28,15 @@ from tests.gate import DAY, ms
         ("unix", "unix"),
     ],
 )
-def test_an_address_stands_for_a_subscriber(address, subscriber):
-    assert _subscriber(address) == subscriber
+def test_an_address_stands_for_a_subscriber(address, counted):
+    assert subscriber(address) == counted
 
 
 # Quotas in time zones
 
 
 def a_key() -> CompiledKey:
-    return CompiledKey("r", ApiKeyInfo("key_1", "default"), True, None, None, None, (), False, False, False)
+    return CompiledKey("r", ApiKeyInfo("key_1", "default"), True, None, None, None, (), False, False, False, None)
 
 
 def asked(key: CompiledKey, rule: Any) -> Sequence[BoundLimit]:

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from gateway.errors import InternalError, StoreUnavailable
+from gateway.errors import InternalError, StoreAway, StoreUnavailable
 from gateway.proxy import settler as settler_module
 from gateway.proxy.settler import Settler
 from gateway.store import Keyspace, Settlement, Settlements
@@ -107,6 +107,9 @@ async def test_after_a_lease_it_is_given_up_and_counted():
     settler, store, clock, given_up = a_settler()
     store.away = 10_000
     settler.add(ended("old"))
+    async with asyncio.timeout(2):
+        while not store.calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
     clock.now += 30
     settler.add(ended("young"))
     async with asyncio.timeout(2):
@@ -119,6 +122,20 @@ async def test_after_a_lease_it_is_given_up_and_counted():
     assert given_up == [1]
     store.away = 0
     await settler.drain(1_000)
+
+
+async def test_what_cannot_have_reached_the_store_is_kept_for_longer_than_a_lease():
+    settler, store, clock, given_up = a_settler()
+    store.refused["never sent"] = StoreAway()
+    settler.add(ended("never sent"))
+    for lease in range(3):
+        async with asyncio.timeout(2):
+            while len(store.calls) < lease + 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        clock.now += 60
+    del store.refused["never sent"]
+    await settler.drain(1_000)
+    assert (store.calls[-1], given_up) == (["never sent"], [])
 
 
 async def test_what_no_try_can_cure_is_given_up_at_once(caplog):

@@ -1,34 +1,12 @@
-"""The gate, clients that leave, and work in the background."""
+"""Clients that leave, and work in the background."""
 
 import asyncio
 from typing import Any, cast
 
-import pytest
-
-from gateway.errors import InternalError, Overloaded
+from gateway.errors import InternalError
 from gateway.proxy.background import Background
-from gateway.proxy.gate import Gate
 from gateway.proxy.leave_watch import LeaveWatch, LeaveWatches
 from gateway.proxy.request_body import RequestBody
-
-
-def test_a_gate_counts_and_forgets():
-    gate = Gate(3, 2)
-    for _ in range(2):
-        gate.enter()
-        gate.enter_tenant("a")
-    with pytest.raises(Overloaded):
-        gate.enter_tenant("a")
-    gate.enter_tenant("b")
-    gate.enter()
-    assert gate.in_flight == 3
-    with pytest.raises(Overloaded):
-        gate.enter()
-    for _ in range(3):
-        gate.leave()
-    for name in ("a", "b", "a"):
-        gate.leave_tenant(name)
-    assert (gate.in_flight, gate._by_tenant) == (0, {})
 
 
 async def left_after(seconds: float, left: asyncio.Event, watches: LeaveWatches) -> tuple[LeaveWatch, list[dict[str, str]]]:

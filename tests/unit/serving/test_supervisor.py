@@ -17,7 +17,7 @@ from tests.wire import eventually
 class Run:
     """A supervisor that runs; ``notes`` is what its workers wrote."""
 
-    def __init__(self, main, notes, count=2, patience_s=20.0):
+    def __init__(self, main, notes, count=2, patience_s=20.0, silent_beats=30):
         self.leaving, self.stopping, self.ready = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.notes_file = notes
         self.died: list[int] = []
@@ -25,7 +25,8 @@ class Run:
         async def start():
             return await WorkerProcess.start(main, str(notes), fds=[], environment={})
 
-        self.supervisor = Supervisor(count, start, leaving=self.leaving, stopping=self.stopping, died=self.died.append)
+        events = {"leaving": self.leaving, "stopping": self.stopping}
+        self.supervisor = Supervisor(count, start, **events, died=self.died.append, silent_beats=silent_beats)
         self.task = asyncio.create_task(self.supervisor.run(self.ready.set, patience_s))
 
     def notes(self, what):
@@ -94,6 +95,20 @@ async def test_one_that_does_not_stop_is_killed(tmp_path, caplog):
         async with asyncio.timeout(10):
             await run.task
     assert "1 workers have not ended in time and are killed" in caplog.text
+
+
+async def test_one_whose_event_loop_hangs_is_killed_and_replaced(tmp_path, caplog):
+    async with supervised(worker_mains.deaf, tmp_path, count=1, patience_s=0.3, silent_beats=2) as run:
+        await eventually(lambda: len(run.notes("ready")) == 2, 20)
+        assert run.died == run.notes("ready")[:1]
+    assert f"worker 1 (pid {run.died[0]}) hangs: silent for 2 s; it is killed" in caplog.text
+
+
+async def test_one_whose_event_loop_turns_is_left_alone(tmp_path):
+    async with supervised(worker_mains.obedient, tmp_path, count=1, silent_beats=2) as run:
+        await run.ready.wait()
+        await asyncio.sleep(3.5)
+        assert run.died == []
 
 
 async def test_a_worker_ends_when_nobody_holds_its_pipe_any_more(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from contextlib import asynccontextmanager
 
 from gateway.config import ServerSettings
@@ -35,7 +36,7 @@ class WireApp:
                 kind = "" if message.get("more_body") else message["type"]
             text = {name: scope[name].decode("latin-1") for name in ("raw_path", "query_string")}
             headers = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
-            seen = {"headers": headers, **{name: scope[name] for name in ("method", "path", "http_version")}}
+            seen = {"headers": headers, **{name: scope[name] for name in ("method", "path", "http_version", "scheme")}}
             await answer(send, json.dumps({**text, **seen, "body": body.decode(), "ended_by": kind}).encode())
 
 
@@ -46,43 +47,56 @@ async def answer(send, body, status=200, headers=()):
 
 
 @asynccontextmanager
-async def serving(app, engine, **settings):
+async def serving(app, engine, *, name="proxy", **settings):
     """Its address."""
     bound, shutdown = asyncio.get_running_loop().create_future(), asyncio.Event()
     configured = ServerSettings(**{"engine": engine, "drain_timeout": "1s", **settings})
-    listener = Listener(app, "127.0.0.1", 0, "proxy")
+    listener = Listener(app, "127.0.0.1", 0, name)
     task = asyncio.create_task(serve([listener], configured, shutdown, ready=bound.set_result, cleanup_ms=500))
     await asyncio.wait([task, bound], return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         await task
     try:
-        yield bound.result()["proxy"]
+        yield bound.result()[name]
     finally:
         shutdown.set()
         await task
 
 
-async def exchange(address, request, *, until=b""):
-    """What comes back until the server closes, or until it has said so much."""
-    reader, writer = await asyncio.open_connection(*address)
-    writer.write(request if isinstance(request, bytes) else request.encode("latin-1"))
-    reply = b""
-    with contextlib.suppress(ConnectionResetError):
-        async with asyncio.timeout(10):
-            while not (until and until in reply) and (chunk := await reader.read(1 << 16)):
-                reply += chunk
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-    return reply
+async def exchange(address, request, *, until=b"", **how):
+    """What comes back until the server closes, or until it has said so much; ``how`` to connect, such as ``ssl``."""
+    reader, writer = await asyncio.open_connection(*address, **how)
+    try:
+        writer.write(request if isinstance(request, bytes) else request.encode("latin-1"))
+        reply = b""
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(10):
+                while not (until and until in reply) and (chunk := await reader.read(1 << 16)):
+                    reply += chunk
+        return reply
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
-async def seen_of(address, request):
+async def seen_of(address, request, **how):
     """What the app saw of a request that it answered."""
-    head, _, body = (await exchange(address, request.replace(REST, "Connection: close\r\n" + REST))).partition(b"\r\n\r\n")
+    reply = await exchange(address, request.replace(REST, "Connection: close\r\n" + REST), **how)
+    head, _, body = reply.partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")), head
     return json.loads(body)
 
 
 def status_of(reply):
     return int(reply.split(b" ", 2)[1])
+
+
+def settings_of(files):
+    """What `serving` takes to speak TLS."""
+    return {"tls_certificate": files.certificate, "tls_key": files.key}
+
+
+def trusting(files):
+    """How a client connects that knows the authority."""
+    return {"ssl": ssl.create_default_context(cafile=str(files.authority)), "server_hostname": "localhost"}

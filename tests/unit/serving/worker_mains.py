@@ -34,7 +34,17 @@ def stillborn(ready_fd):
 
 
 def deaf(ready_fd):
-    """Is ready and does nothing that it is told."""
-    WorkerLink(ready_fd).ready()
-    while True:
-        time.sleep(60)
+    """Is ready, and then its event loop hangs."""
+    link = WorkerLink(ready_fd)
+
+    async def live():
+        link.ready()
+        hang()
+
+    def hang():
+        with Path(link.job).open("a") as file:
+            file.write(f"{os.getpid()} ready\n")
+        while True:
+            time.sleep(60)
+
+    asyncio.run(live())

@@ -10,7 +10,8 @@ from redis import exceptions as redis_errors
 from gateway.config.sections import RedisSettings
 from gateway.errors import ConfigurationError, GatewayError, InternalError, Overloaded, StoreUnavailable
 from gateway.store.address import StoreAddress, parse_url
-from gateway.store.connect import connect, store_error, store_errors
+from gateway.store.connect import connect
+from gateway.store.failures import store_error, store_errors
 
 SECRET = "sw0rdfish"
 

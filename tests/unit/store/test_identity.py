@@ -9,7 +9,7 @@ import pytest
 from tests.gate import DIGEST, NOON, REVISION, VERSION, Gate, log
 from tests.stores import dump
 
-STALE_ALL = [b"stale", VERSION.encode(), b"{tenant}", REVISION.encode(), b"{key}"]
+STALE_ALL = [b"stale", VERSION.encode(), b"{tenant}", REVISION.encode(), b"{key}", b""]
 
 
 @pytest.fixture(params=["admit", "validate_key"])
@@ -94,18 +94,18 @@ async def test_who_knows_nothing_is_told_everything(gate: Gate, script: str):
     assert await asked(script, gate, version="", revision="") == STALE_ALL
     await gate.stores.connection.client.hset(gate.keyspace.rules, mapping={"rule_1": "{one}", "rule_2": "{two}"})
     told = await asked(script, gate, version="older", revision="older")
-    assert told[:5] == STALE_ALL
-    assert sorted(told[5:]) == [b"{one}", b"{two}"]
+    assert told[:6] == STALE_ALL
+    assert sorted(told[6:]) == [b"{one}", b"{two}"]
 
 
 async def test_who_knows_the_configuration_is_told_the_key_alone(gate: Gate, script: str):
     await gate.stores.connection.client.hset(gate.keyspace.rules, "rule_1", "{one}")
-    assert await asked(script, gate, revision="older") == [b"stale", b"v1", b"", b"r1", b"{key}"]
+    assert await asked(script, gate, revision="older") == [b"stale", b"v1", b"", b"r1", b"{key}", b""]
 
 
 async def test_who_knows_the_key_is_told_the_configuration_alone(gate: Gate, script: str):
     await gate.stores.connection.client.hset(gate.keyspace.rules, "rule_1", "{one}")
-    assert await asked(script, gate, version="older") == [b"stale", b"v1", b"{tenant}", b"r1", b"", b"{one}"]
+    assert await asked(script, gate, version="older") == [b"stale", b"v1", b"{tenant}", b"r1", b"", b"", b"{one}"]
 
 
 async def test_a_stale_caller_changes_nothing(gate: Gate, script: str):

@@ -181,7 +181,7 @@ async def test_an_older_server_is_refused_at_the_start(monkeypatch: pytest.Monke
 
 
 async def test_a_tenant_is_in_the_index_before_it_can_have_a_receipt(receipt_stores: Stores, monkeypatch: pytest.MonkeyPatch):
-    client = receipt_stores.connection.client
+    client = receipt_stores.receipts._connection.client  # the one of the stores, not of the test
     zadd = client.zadd
 
     async def lost(*args: Any, **options: Any) -> Any:

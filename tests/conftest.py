@@ -1,0 +1,27 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.no_secrets import KeyFinder
+
+
+@pytest.fixture(scope="session")
+def key_finder() -> Iterator[KeyFinder]:
+    """Listens to every logger for as long as tests run."""
+    finder = KeyFinder()
+    logging.getLogger().addHandler(finder)
+    yield finder
+    logging.getLogger().removeHandler(finder)
+
+
+@pytest.fixture(autouse=True)
+def no_key_is_logged(key_finder: KeyFinder) -> Iterator[None]:
+    """No log line of a test may hold a whole virtual key."""
+    yield
+    found, key_finder.found = key_finder.found, []
+    assert not found, found

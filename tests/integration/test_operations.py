@@ -1,0 +1,203 @@
+"""docs/operations.md: its backup comes back whole, its alerts name series and codes that exist."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gateway import errors
+from gateway.store.embedded import find_server
+from gateway.telemetry import Metrics, Visit
+from tests.gateways import Gateway, running_proxy
+from tests.servers import DEBIAN_REDIS, Server, free_port, redis_server
+from tests.stores import dump
+from tests.users import ROOT, as_administrator, write_users
+from tests.wire import an_upstream, eventually
+
+PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+needs_redis = pytest.mark.skipif(
+    not DEBIAN_REDIS.exists() or shutil.which("redis-cli") is None, reason="redis-server and redis-cli are not installed"
+)
+TWO = {"name": "rate_limiter", "settings": {"quota": {"monthly": 3}}}
+
+
+def commands(name: str) -> str:
+    """The shell commands of a part of the page."""
+    found = re.search(rf"<!-- {name}: start -->\n```bash\n(.*?)```\n<!-- {name}: end -->", PAGE, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def shell(text: str, folder: Path, **environment: str) -> None:
+    done = subprocess.run(
+        ["bash", "-euc", text],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def used_up(gateway: Gateway) -> tuple[str, str]:
+    """A tenant that has used two of three requests, and its key."""
+    tenant = await gateway.new_tenant()
+    async with an_upstream() as upstream:
+        await gateway.new_rule(tenant, upstream.url, plugin_chain=[TWO])
+        for _ in range(2):
+            assert (await gateway.ask("GET", "/v1/x", key=tenant.secret)).status == 200
+        await gateway.idle()
+    return tenant.id, tenant.secret
+
+
+async def still_whole(url: str, tenant_id: str, secret: str) -> None:
+    """Its key is known, the third request is the last, and the ledger goes on."""
+    async with running_proxy(url) as gateway, an_upstream() as upstream:
+        (rule,) = await gateway.stores.rules.all(tenant_id)
+        await gateway.stores.rules.update(tenant_id, rule.id, lambda _, rule: rule.model_copy(update={"target": upstream.url}))
+        statuses = [(await gateway.ask("GET", "/v1/x", key=secret)).status for _ in range(2)]
+        assert statuses == [200, 429]
+        await eventually(lambda: not gateway.in_flight())
+
+
+@pytest.mark.real_store
+@needs_redis
+async def test_a_snapshot_comes_back_with_keys_limits_and_ledger(tmp_path: Path):
+    with redis_server(DEBIAN_REDIS, persistent=True) as server:
+        async with running_proxy(server.url) as gateway:
+            tenant_id, secret = await used_up(gateway)
+            names = await settled(gateway, tenant_id)
+            before = await dump(gateway.stores.connection)
+        await asyncio.to_thread(shell, commands("backup"), tmp_path, REDIS_ADMIN_URL=as_administrator(server.url))
+    assert any(b":limit:" in name for name in before)
+    port = free_port()
+    conf, data = tmp_path / "redis.conf", tmp_path / "data"
+    data.mkdir()
+    conf.write_text(
+        f"port {port}\nbind 127.0.0.1\naclfile {write_users(tmp_path)}\npidfile {tmp_path}/pid\n"
+        f'logfile {tmp_path}/log\nsave ""\n'
+    )
+    restored = Server((), data, port, has_users=True)
+    try:
+        await asyncio.to_thread(
+            shell,
+            commands("restore"),
+            tmp_path,
+            REDIS_ADMIN_URL=as_administrator(restored.url),
+            DATA_DIR=str(data),
+            REDIS_CONF=str(conf),
+        )
+        async with running_proxy(restored.url) as gateway:
+            assert await dump(gateway.stores.connection) == before
+            assert names <= before.keys()
+        await still_whole(restored.url, tenant_id, secret)
+        assert list(data.glob("appendonlydir/*.aof")), "from now on it is written down"
+    finally:
+        if (tmp_path / "pid").exists():
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+async def settled(gateway: Gateway, tenant_id: str) -> set[bytes]:
+    """The names of the ledger's days, once both requests are in it."""
+    client = gateway.stores.connection.client
+    async with asyncio.timeout(20):
+        while True:
+            names = set(await client.keys(f"*:usage:{tenant_id}:*"))
+            counts = [
+                value for name in names for field, value in (await client.hgetall(name)).items() if field.startswith(b"r:")
+            ]
+            if sum(map(int, counts)) == 2:
+                return names
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.real_store
+async def test_append_only_files_come_back_with_keys_limits_and_ledger(tmp_path: Path):
+    with redis_server(find_server(), persistent=True) as server:
+        async with running_proxy(server.url) as gateway:
+            tenant_id, secret = await used_up(gateway)
+            await settled(gateway, tenant_id)
+            before = await dump(gateway.stores.connection)
+        server.signal(signal.SIGTERM)
+        assert server._process is not None
+        server._process.wait(20)
+        shutil.copytree(server.directory / "appendonlydir", tmp_path / "appendonlydir")
+        server.kill()
+    with redis_server(find_server(), persistent=True) as fresh:
+        fresh.kill()
+        shutil.rmtree(fresh.directory / "appendonlydir")
+        shutil.copytree(tmp_path / "appendonlydir", fresh.directory / "appendonlydir")
+        fresh.start()
+        async with running_proxy(fresh.url) as gateway:
+            assert await dump(gateway.stores.connection) == before
+        await still_whole(fresh.url, tenant_id, secret)
+
+
+# Alerts
+
+
+def expressions() -> list[str]:
+    part = PAGE.partition("## Alerts")[2].partition("\n## ")[0]
+    found = re.findall(r"^\| [^|]+ \| `(.+?)` \| \d", part, re.MULTILINE)
+    assert len(found) >= 10
+    return [expression.replace(r"\|", "|") for expression in found]
+
+
+def series() -> dict[str, set[str]]:
+    """Every series that is exposed, with the labels it has."""
+    metrics = Metrics()
+    metrics.observe(Visit("req", tenant="t", code="c", admission_ms=1, upstream_ms=1), 1)
+    metrics.plugin_failed("p", "pre_request")
+    text, _ = metrics.exposition()
+    names = {line.split()[2]: line.split()[3] for line in text.decode().splitlines() if line.startswith("# TYPE ")}
+    found: dict[str, set[str]] = {name: set() for name in names}
+    found |= {f"{name}_bucket": set() for name, kind in names.items() if kind == "histogram"}
+    for line in text.decode().splitlines():
+        if sample := re.match(r"(\w+)(?:\{(.*)\})? ", line):
+            found.setdefault(sample[1], set()).update(re.findall(r'(\w+)="', sample[2] or ""))
+    return found
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_an_alert_names_series_and_labels_that_exist(expression: str):
+    known = series()
+    named = re.findall(r"(gateway_\w+)(?:\{([^}]*)\})?", expression)
+    assert named
+    for name, selector in named:
+        assert name in known, name
+        assert known[name] == set() or set(re.findall(r'(\w+)=~?"', selector)) <= known[name]
+
+
+def test_the_codes_of_alerts_and_faults_exist():
+    codes = {value.code for value in vars(errors).values() if isinstance(value, type) and hasattr(value, "code")}
+    named = set(re.findall(r'code="(\w+)"', PAGE)) | set(re.findall(r"\b50\d `(\w+)`", PAGE))
+    assert len(named) >= 6
+    assert named <= codes
+
+
+def test_the_sizes_are_those_that_were_measured():
+    measured = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    part = PAGE.partition("## How much is needed")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+(?:\.\d+)?", " ".join(row.split("|")[2] for row in part.splitlines() if row.startswith("| ")))
+    cells = {cell.strip().replace(",", "") for row in measured.splitlines() if row.startswith("|") for cell in row.split("|")}
+    rounded = cells | {f"{float(cell):.0f}" for cell in cells if re.fullmatch(r"\d+(\.\d+)?", cell)}
+    assert len(figures) >= 12
+    assert set(figures) <= rounded
+
+
+def test_every_key_and_page_that_is_named_exists():
+    known = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for key in re.findall(r"`((?:server|redis|limits|upstream|secrets)\.\w+)`", PAGE):
+        assert f"`{key}`" in known, key
+    for link in re.findall(r"\]\(([^)#]+)", PAGE):
+        assert (ROOT / "docs" / link).exists(), link
