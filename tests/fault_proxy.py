@@ -161,11 +161,11 @@ class _Link:
         self._is_asked = False
         self._is_silent = False
         self._held: list[bytes] = []
+        self._early: list[bytes] = []  # came before there was a connection to the server
         if proxy._listening is None:  # it stopped listening while this connection came
             client.abort()
             return
         proxy._links.add(self)
-        client.pause_reading()
         self._connecting = proxy._loop.create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -178,10 +178,15 @@ class _Link:
         if self._client.is_closing():
             self.cut()
             return
-        self._client.resume_reading()
+        early, self._early = self._early, []
+        for data in early:
+            self.asked(data)
 
     def asked(self, data: bytes) -> None:
-        if self._server is None or self._server.is_closing():
+        if self._server is None:  # not by a pause: Python up to 3.11.2 reads all the same if that is asked for at the beginning
+            self._early.append(data)
+            return
+        if self._server.is_closing():
             return
         if not self._is_asked:
             self._is_asked = True

@@ -206,6 +206,8 @@ def test_no_reply_ever_reaches_another_caller_over_a_bad_network(new_loop):
                 proxy.at_random({})
                 proxy.cut_all()
                 await asyncio.sleep(0.05)
+                (breaker,) = connection.breakers()
+                await eventually(lambda: not breaker.is_open)
                 assert await echo(connection, "last") == "last"
 
     run(new_loop, work())

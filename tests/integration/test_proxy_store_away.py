@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -153,6 +153,22 @@ async def test_a_share_below_one_admits_nothing():
         assert await statuses(gateway, tenant, 3) == [200] * 3
         await lose(gateway, server, tenant)
         assert await statuses(gateway, tenant, 3) == [503] * 3
+
+
+async def test_a_quota_of_which_nothing_is_known_admits_nothing_unless_it_is_a_shadow():
+    def asked_for(user: str) -> Awaitable[Message]:
+        return gateway.ask("POST", "/v1/x", host=tenant.host, key=tenant.secret, fields=[("x-user", user)], body=b"{}")
+
+    per_user = {"per": ["header:x-user"]}
+    for limit, status in (
+        ({"quota": {"daily": 100}, **per_user}, 503),
+        ({"quota": {"daily": 100}, "shadow": True, **per_user}, 200),
+        ({"limit": 100, "window": "1h", **per_user}, 200),
+    ):
+        async with a_scene(cached(), limit) as (gateway, server, tenant):
+            assert (await asked_for("seen")).status == 200
+            await lose(gateway, server, tenant)
+            assert [(await asked_for(user)).status for user in ("seen", "new", "seen")] == [200, status, 200], limit
 
 
 async def test_whoever_the_store_has_not_confirmed_a_short_time_ago_is_refused():

@@ -168,6 +168,13 @@ async def test_what_is_no_request_is_refused_and_nothing_after_it_is_one(engine)
     assert app.called == []
 
 
+@pytest.mark.parametrize("request_head", ["GET /a HTTP/1.1\nHost: x\n\n", "GET /a HTTP/1.1\rHost: x\r\r"])
+async def test_whoever_ends_lines_otherwise_is_told_so_without_sending_more(request_head):
+    for engine in ("hypercorn", "uvicorn"):  # granian takes the first, and gives the second the time of a head
+        async with serving(WireApp(), engine, first_header_timeout="60s") as address:
+            assert await replies_to(address, request_head) == [400], engine
+
+
 async def test_a_broken_body_never_ends_and_nothing_after_it_is_a_request(engine):
     names = [name for name in BROKEN_BODIES if name not in TAKEN.get(engine, ())]
     app = Noting()
