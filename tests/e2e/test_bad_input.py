@@ -13,7 +13,7 @@ from gateway import virtual_key
 from tests.e2e.calls import Answer, call, raw
 from tests.e2e.processes import HOST, Gateway, a_gateway
 from tests.engines import ENGINE, engine_differs
-from tests.servers import short_directory
+from tests.servers import short_directory, wait_until
 
 LIMITER = {"name": "rate_limiter", "settings": {"limit": 3, "window": "1m"}}
 MAX_BODY = 100_000
@@ -59,8 +59,8 @@ def whole_scene() -> Iterator[Scene]:
         scene.rule_id = scene.rule(path="/v1", plugin_chain=None).json["id"]
         control = gateway.proxy("GET", "/v1/models", tenant="acme", key=scene.key)
         assert control.refusal == (502, "upstream_unreachable", None)
+        wait_until(lambda: any(b":usage:" in key for key in scene.dump()), "settled")
         scene.stored = scene.dump()
-        assert scene.stored
         yield scene
 
 

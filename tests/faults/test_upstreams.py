@@ -287,7 +287,9 @@ async def test_a_target_that_is_down_is_left_alone_and_used_again_when_it_is_bac
                 refused = [reply for reply in replies if reply.get("retry-after")]
                 assert len(refused) >= 20
                 assert "not asked" in refused[0].error["message"]
-                assert {line["code"] for line in gateway.log_lines()} >= {"breaker_open", "upstream_unreachable"}
+                await eventually(
+                    lambda: {line["code"] for line in gateway.log_lines()} >= {"breaker_open", "upstream_unreachable"}
+                )
                 # neither the tenant's other target nor another tenant is concerned
                 assert (await ask(gateway, one, "/up"))[0].status == 200
                 assert (await ask(gateway, other))[0].get("retry-after") is None

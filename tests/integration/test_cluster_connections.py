@@ -57,7 +57,7 @@ async def test_sentinel_is_asked_for_the_primary_and_a_failover_is_followed():
 async def test_a_demoted_primary_that_hung_is_not_written_to_again():
     with redis_sentinel(find_server()) as replicated:
         async with connected(replicated.url, command_timeout="250ms") as connection:
-            await connection.client.set("k", "v")
+            await eventually(lambda: connection.client.set("k", "v"))
             old = replicated.current()
             with old.hung():
                 await eventually(lambda: connection.client.set("k", "new"))
@@ -160,6 +160,7 @@ async def test_one_hung_primary_fails_its_own_commands_only(cluster):
     async with connected(cluster.url, command_timeout="250ms") as connection:
         victim = cluster.nodes[1]
         keys = [f"h{number}" for number in range(30)]
+        await eventually(lambda: connection.client.set("h0", "h0"))  # a busy machine may take longer to connect
         await asyncio.gather(*(connection.client.set(key, key) for key in keys))
         with victim.hung():
             started = time.monotonic()
@@ -249,7 +250,7 @@ async def test_a_failover_in_the_cluster_is_noticed(piped):
                 else:
                     await client.set("k", "v")
 
-            await put()
+            await eventually(put)
             cluster.owner("k").kill()
             with pytest.raises(StoreUnavailable), store_errors():
                 await put()
@@ -278,6 +279,7 @@ async def test_one_dead_primary_fails_its_own_commands_only(warm):
 async def test_closing_closes_every_connection_also_when_the_topology_is_stale():
     with redis_cluster(find_server()) as cluster:
         async with connected(cluster.url, command_timeout="250ms") as connection:
+            await eventually(lambda: connection.client.set("c0", 1))
             await asyncio.gather(*(connection.client.set(f"c{number}", 1) for number in range(30)))
             with cluster.nodes[1].hung(), pytest.raises(StoreUnavailable), store_errors():
                 await asyncio.gather(*(connection.client.get(f"c{number}") for number in range(30)))
