@@ -14,6 +14,7 @@ from gateway import virtual_key
 from gateway.composition import opened_stores
 from gateway.config import Config
 from gateway.errors import ConfigurationError
+from gateway.proxy.admitter import EARLY_BODY_BYTES
 from gateway.store import open_stores
 from gateway.store.embedded import find_server
 from tests.gateways import ATenant, Gateway, running_proxy
@@ -169,6 +170,29 @@ async def test_a_quota_of_which_nothing_is_known_admits_nothing_unless_it_is_a_s
             assert (await asked_for("seen")).status == 200
             await lose(gateway, server, tenant)
             assert [(await asked_for(user)).status for user in ("seen", "new", "seen")] == [200, status, 200], limit
+            # what is left of the time is counted down from what the store said last
+            said = (await asked_for("seen")).get("ratelimit")
+            assert said is None or 0 < int(said.rpartition("t=")[2]) <= 86_400, said
+
+
+async def test_large_bodies_of_those_who_were_confirmed_are_read_and_those_of_others_are_not():
+    limit = {"limit": 100, "window": "1h", "per": ["model"]}
+    cached_for_s = 4
+    large = b'{"model": "m", "messages": [], "x": "%s"}' % (b"x" * 2 * EARLY_BODY_BYTES)
+    async with a_scene(cached(cached_for=f"{cached_for_s}s"), limit) as (gateway, server, tenant):
+
+        async def told(key: str, body: bytes) -> int:
+            async with gateway.connected() as wire:
+                fields = [*gateway.fields(key=key, host=tenant.host, body=large), ("content-type", "application/json")]
+                return (await wire.ask("POST", "/v1/chat/completions", fields, body)).status
+
+        assert await told(tenant.secret, large) == 200
+        await lose(gateway, server, tenant)
+        assert await told(tenant.secret, large) == 200
+        # although nothing of them has come
+        assert await told(virtual_key.new_secret(), b"") == 503
+        await asyncio.sleep(cached_for_s)
+        assert await told(tenant.secret, b"") == 503
 
 
 async def test_whoever_the_store_has_not_confirmed_a_short_time_ago_is_refused():
