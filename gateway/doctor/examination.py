@@ -58,9 +58,10 @@ async def _store(config: Config, registry: Registry | None, vault: Vault | None,
         if registry is not None:
             found += [finding async for finding in configured_findings(connection, registry, vault)]
     except GatewayError as error:
-        found.append(
-            fail("store", f"{where} cannot be asked ({error.code})", "start it, or correct redis.*; the log says more")
-        )
+        advice = "start it, or correct redis.*; the log says more"
+        if await EmbeddedServer(config.redis.data_dir).running() is not None:
+            advice = f"`gateway run --local` runs one of its own in {config.redis.data_dir}: asked with redis.url embedded"
+        found.append(fail("store", f"{where} cannot be asked ({error.code})", advice))
     finally:
         await connection.close()
     return found

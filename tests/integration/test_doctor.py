@@ -322,6 +322,15 @@ async def test_an_embedded_store_is_asked_while_a_gateway_runs_it():
         assert "append-only file on" in told(findings, "ok")
 
 
+async def test_whoever_examines_a_configured_store_beside_a_local_gateway_is_told_of_the_other_one():
+    with short_directory() as folder:
+        config = a_config("redis://127.0.0.1:1", redis={"data_dir": str(folder)})
+        assert "start it" in told(await found(config), "fail")
+        async with EmbeddedServer(folder):
+            failures = told(await found(config), "fail")
+        assert f"runs one of its own in {folder}: asked with redis.url embedded" in failures
+
+
 def certificate(file: Path, begins_days: float, ends_days: float) -> None:
     now, key = datetime.datetime.now(datetime.UTC), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
