@@ -160,6 +160,7 @@ class _Link:
         self._fault: Fault | None = None
         self._is_asked = False
         self._is_silent = False
+        self._has_ended = False  # the server has, as far as the client can see
         self._held: list[bytes] = []
         self._early: list[bytes] = []  # came before there was a connection to the server
         if proxy._listening is None:  # it stopped listening while this connection came
@@ -225,7 +226,7 @@ class _Link:
             case Fault.HALF_CLOSE if not self._is_silent:
                 self._release()
                 self._client.write_eof()
-                self._is_silent = True
+                self._is_silent = self._has_ended = True
             case Fault.DELAY_REPLY:
                 self._fault = None
                 self._hold()
@@ -243,7 +244,7 @@ class _Link:
 
     def _release(self) -> None:
         data, self._held = b"".join(self._held), []
-        if not self._client.is_closing():
+        if not (self._client.is_closing() or self._has_ended):
             self._client.write(data)
 
     def end(self) -> None:

@@ -32,7 +32,10 @@ pytestmark = pytest.mark.real_store
 
 SECONDS = amount("GATEWAY_SOAK_S", 16)
 WARM_S, LONG_S = 120, 600
-STORMY_S, CALM_S, SETTLE_S = 5.0, 3.0, 0.5
+STORMY_S, CALM_S = 5.0, 3.0
+SETTLE_S = 2.0
+"""Until it is calm: a reply that was delayed last, the deadline of a call, and a breaker that these opened."""
+
 LEASE_MS = 3_000
 SHARES: Mapping[Fault, float] = {fault: 0.01 for fault in Fault if fault is not Fault.DROP_REPLY}
 DRIFT = 1.10

@@ -129,7 +129,7 @@ def test_no_request_is_answered_with_a_bug_or_reaches_another_tenant(who):
             if isinstance(body, bytes):
                 body, data = None, body
             headers = {name: value for name, value in headers.items() if value.isascii() and value.isprintable()}
-            got = await scene.admin.call(case.method, path + query, body, data=data, key=key, **headers)
+            got = await scene.admin.call(case.method, path + query, body, data=data, key=key, more=headers)
             scene.admin.seen.clear()
             statuses.append(got.status)
             answers.check(case.method, case.path, got)

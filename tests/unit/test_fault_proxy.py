@@ -176,13 +176,19 @@ def test_garbage_comes_instead_of_a_reply_that_was_served_and_nothing_after_it(p
         assert client.is_silent()
 
 
-def test_a_half_closed_connection_says_nothing_and_still_listens(proxy: FaultProxy, echo: Echo):
+def test_a_half_closed_connection_says_nothing_and_still_listens(
+    proxy: FaultProxy, echo: Echo, caplog: pytest.LogCaptureFixture
+):
     proxy.next(Fault.HALF_CLOSE)
     with a_client(proxy) as client:
         client.ask("a")
         assert client.reply() == ""
         client.ask("b")
         echo.has_got("a", "b")
+    with a_client(proxy) as client:  # by now the first one's end has been noticed
+        client.ask("c")
+        assert client.reply() == "c!"
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_refusing_cuts_what_there_is_and_keeps_others_out_until_it_ends(proxy: FaultProxy, echo: Echo):

@@ -52,9 +52,10 @@ class Admin:
     seen: list[Got] = field(default_factory=list)
     peer: str = "192.0.2.7"
 
-    async def call(self, method, path, body=None, *, key: Any = ..., data: bytes | None = None, **headers) -> Got:
+    async def call(self, method, path, body=None, *, key: Any = ..., data: bytes | None = None, more=(), **headers) -> Got:
+        """``more`` header fields may be called anything."""
         token = self.token if key is ... else key
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        fields = {name.replace("_", "-"): value for name, value in headers.items()} | dict(more)
         if token is not None:
             fields.setdefault("authorization", f"Bearer {token}")
         if body is not None:
