@@ -179,7 +179,7 @@ def test_garbage_comes_instead_of_a_reply_that_was_served_and_nothing_after_it(p
 def test_a_half_closed_connection_says_nothing_and_still_listens(
     proxy: FaultProxy, echo: Echo, caplog: pytest.LogCaptureFixture
 ):
-    proxy.next(Fault.HALF_CLOSE)
+    proxy.next(Fault.HALF_CLOSE, Fault.CUT_IN_REPLY)
     with a_client(proxy) as client:
         client.ask("a")
         assert client.reply() == ""
