@@ -57,7 +57,7 @@ async def test_stopped(row: FaultRow, tries: int, scene: Scene, server: Server):
 
 async def test_loading(row: FaultRow, tries: int, scene: Scene, server: Server):
     row.kind = "redis loads its data (LOADING)"
-    server.args = (*server.args, "--key-load-delay", "1500", "--loading-process-events-interval-bytes", "1024")
+    arguments = server.args
 
     def restart() -> None:
         with server.admin() as client:
@@ -65,6 +65,8 @@ async def test_loading(row: FaultRow, tries: int, scene: Scene, server: Server):
             client.execute_command("BGREWRITEAOF")
             while client.info("persistence")["aof_rewrite_in_progress"]:
                 time.sleep(0.01)
+            delay_us = 1_000_000 // client.dbsize()  # of each key: there are more with every try
+        server.args = (*arguments, "--key-load-delay", f"{delay_us}", "--loading-process-events-interval-bytes", "1024")
         server.kill()
         server.start()  # returns when it is loaded
 
