@@ -35,9 +35,25 @@ def tries() -> int:
     return int(os.environ.get(TRIES, "3"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that use ``again`` need servers of their own for each try."""
+    if "again" in metafunc.fixturenames:
+        metafunc.parametrize("again", range(dear_tries()))
+
+
+def dear_tries() -> int:
+    """How often faults are tried that take many seconds: once in an ordinary run."""
+    return tries() if tries() > 3 else 1
+
+
 @pytest.fixture(name="tries")
 def _tries() -> int:
     return tries()
+
+
+@pytest.fixture(name="dear_tries")
+def _dear_tries() -> int:
+    return dear_tries()
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_an_embedded_store_that_is_killed_comes_back_with_all_it_had_promised(
 
 
 def test_what_a_killed_worker_held_is_free_after_a_lease_and_its_port_serves_on(
-    row: FaultRow, tries: int, folder: Path, upstream: int
+    row: FaultRow, dear_tries: int, folder: Path, upstream: int
 ):
     row.kind = "kill -9 of a worker"
     settings = {**SETTINGS, "SERVER__WORKERS": "2"}
@@ -122,7 +122,7 @@ def test_what_a_killed_worker_held_is_free_after_a_lease_and_its_port_serves_on(
             with contextlib.suppress(OSError, HTTPException):
                 gateway.proxy("POST", "/v1/chat/completions", CHAT, key=key, headers=slow, timeout=60)
 
-        for _ in range(max(1, tries // 3)):
+        for _ in range(dear_tries):
             with row.one_try():
                 streams = [clients.submit(stream) for _ in range(PLACES)]
                 wait_until(lambda: used(gateway, tenant_id, key)[1] == PLACES, "every place is taken")
@@ -145,12 +145,12 @@ def _is_served(gateway: Gateway, key: str) -> bool:
         return False
 
 
-def test_after_a_killed_supervisor_the_next_one_takes_over_at_once(row: FaultRow, tries: int, folder: Path, upstream: int):
+def test_after_a_killed_supervisor_the_next_one_takes_over_at_once(row: FaultRow, dear_tries: int, folder: Path, upstream: int):
     row.kind = "kill -9 of the supervisor"
     settings = {**SETTINGS, "SERVER__WORKERS": "2"}
     key, temporary = "", folder / "tmp"
     temporary.mkdir()
-    for _ in range(max(1, tries // 3)):
+    for _ in range(dear_tries):
         with row.one_try(), row.recovery():
             key = _live_and_be_killed(folder, {"TMPDIR": str(temporary)}, settings, key, upstream)
 

@@ -33,6 +33,7 @@ def leads(server: Server) -> bool:
     return bool(server.command("ROLE")[0] == b"master")
 
 
+@pytest.mark.usefixtures("again")
 async def test_a_primary_dies_and_sentinels_choose_another(
     row: FaultRow, replicated: SentinelSet, caplog: pytest.LogCaptureFixture
 ):
@@ -116,6 +117,7 @@ async def test_a_primary_is_away(row: FaultRow, tries: int, scene: Scene, cluste
     assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
+@pytest.mark.usefixtures("again")
 async def test_a_primary_is_killed(row: FaultRow, scene: Scene, cluster: Cluster):
     """It has no replica and no file, so its tenants are gone; those of the others never notice."""
     row.kind = "redis cluster: a primary is killed"
