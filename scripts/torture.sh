@@ -52,8 +52,9 @@ marks=(-m "$(amount "long or not long" "not long")")
 long=(-m "$(amount long "not long")")
 
 requests=$(amount 1000000 100000) kills=$(amount 100 10)
+conserved=tests/faults/test_kills.py::test_kills_under_load_lose_nothing_that_was_counted_and_leak_nothing_past_a_lease
 figure "conservation" "$requests requests, $kills kills: clients = Redis = target, nothing held after a lease" \
-    tests/faults/test_kills.py -k lose_nothing -- \
+    "$conserved" -- \
     GATEWAY_CONSERVED_REQUESTS="$requests" GATEWAY_KILLS="$kills" GATEWAY_KILL_LEASE_MS="$(amount 60000 3000)"
 figure "hammer" "every request by its id, with lost replies and killed replicas" tests/e2e/test_hammer.py "${marks[@]}"
 rounds=$(amount 200 20)
@@ -67,7 +68,7 @@ figure "rolling restarts" "$restarts of each kind of replica under load: no requ
 tries=$(amount 20 3)
 figure "faults" "each kind $tries times, none lets through what it must not" \
     tests/faults --ignore tests/faults/test_wire_fuzz.py --ignore tests/faults/test_rolling_restarts.py \
-    --ignore tests/faults/test_soak.py "${marks[@]}" -- \
+    --ignore tests/faults/test_soak.py --deselect "$conserved" "${marks[@]}" -- \
     GATEWAY_FAULT_TRIES="$tries" GATEWAY_STOPS="$tries" \
     GATEWAY_FAULT_ABORTS="$(amount 10000 120)" GATEWAY_STREAM_CUTS="$(amount 2000 60)"
 forms=$(amount 2000000 50000)
@@ -81,6 +82,8 @@ seconds=$(amount 3600 180)
 figure "soak" "$seconds s of faults: memory, files and latency stay where they are" \
     tests/faults/test_soak.py -- GATEWAY_SOAK_S="$seconds"
 figure "limits in real time" "steady traffic at every kind of limit" tests/integration/test_soak.py "${long[@]}"
+[ "$form" = short ] || figure "long tests" "what else has a long form" tests/unit tests/integration "${long[@]}" \
+    --ignore tests/unit/store/test_traces.py --ignore tests/unit/store/test_admission_model.py --ignore tests/integration/test_soak.py
 figure "canaries" "no secret in answers, logs, metrics or traces" tests/e2e/test_canaries.py
 
 python3 - "$form" "$logs" <<'PYTHON'

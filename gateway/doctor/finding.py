@@ -38,7 +38,7 @@ def fail(subject: str, what: str, advice: str) -> Finding:
 def as_lines(findings: Iterable[Finding]) -> list[str]:
     """A line for each."""
     return [
-        " ".join(f"{one.level:<4}  {one.subject}: {one.what}{f' — {one.advice}' if one.advice else ''}".split("\n"))
+        f"{one.level:<4}  {one.subject}: {one.what}{f' — {one.advice}' if one.advice else ''}".replace("\n", " ")
         for one in findings
     ]
 

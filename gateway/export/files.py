@@ -35,6 +35,7 @@ class ReceiptFiles:
         self.written: set[Path] = set()
         self._max = max_file_bytes
         self._current: dict[date, Path | None] = {}
+        self._last_begun_ms = 0
 
     @contextmanager
     def opened(self) -> Iterator[ReceiptFiles]:
@@ -117,13 +118,13 @@ class ReceiptFiles:
 
     def _begun(self, day: date) -> Path:
         """A new file, which stays if the power fails."""
-        moment = time.time_ns() // 1_000_000
         while True:
-            path = self.folder / f"receipts-{day.isoformat()}-{moment}.jsonl"
+            # never the name of a file that was begun within this millisecond, or before the clock was set back, and taken away
+            self._last_begun_ms = max(time.time_ns() // 1_000_000, self._last_begun_ms + 1)
+            path = self.folder / f"receipts-{day.isoformat()}-{self._last_begun_ms}.jsonl"
             try:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
             except FileExistsError:
-                moment += 1
                 continue
             _sync(self.folder)
             return path

@@ -23,10 +23,6 @@ class Recent(Generic[K, V]):
             self._items.move_to_end(key)
         return value
 
-    def drop(self, key: K) -> None:
-        """Forget this one."""
-        self._items.pop(key, None)
-
     def put(self, key: K, value: V) -> None:
         """Store a value, and drop the oldest if there are too many."""
         self._items[key] = value

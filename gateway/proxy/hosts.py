@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from gateway.errors import MissingHost
+from gateway.policy import CLOSE
 
 CACHED_HOSTS = 4_096
 
@@ -30,7 +31,7 @@ class TenantDomains:
         """
         match = _AUTHORITY.fullmatch(authority)
         if match is None:
-            raise MissingHost(param="Host", headers=[("connection", "close")])
+            raise MissingHost(param="Host", headers=CLOSE)
         host = match[1].lower()
         for suffix in self._suffixes:
             label = host.removesuffix(suffix)

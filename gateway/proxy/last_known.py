@@ -92,7 +92,7 @@ class LastKnown:
 
     def refused(self, caller: Caller, refusal: GatewayError) -> None:
         """The store has refused the key, or everybody of the tenant."""
-        self._callers.drop((caller.subdomain, caller.digest))
+        self._callers.forget((caller.subdomain, caller.digest))
         if not isinstance(refusal, InvalidApiKey):
             self._refused.put(caller.subdomain, self._clock())
 

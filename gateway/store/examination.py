@@ -16,7 +16,6 @@ from gateway.store.keyspace import Keyspace, tenant_index
 from gateway.store.permissions import NEEDED, SUPERFLUOUS
 
 SAMPLES = 10
-ALL_SLOTS = 16_384
 _SECTIONS = ("server", "clients", "memory", "persistence", "replication")
 _NAMES_AT_ONCE = 200
 

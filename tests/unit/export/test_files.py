@@ -94,7 +94,10 @@ def test_whole_files_are_left_alone_also_if_they_cannot_be_written(tmp_path: Pat
 
 
 @pytest.mark.parametrize("gone", [Path.unlink, lambda path: path.rename(path.with_suffix(".taken"))])
-def test_a_file_that_was_taken_away_does_not_come_back_under_its_name(tmp_path: Path, gone: Callable[[Path], Any]):
+def test_a_file_that_was_taken_away_does_not_come_back_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Callable[[Path], Any]
+):
+    monkeypatch.setattr(time, "time_ns", lambda: 1_795_491_183_189_000_000)  # all of it within a millisecond
     with ReceiptFiles(tmp_path, LARGE).opened() as files:
         files.append(DAY, lines(1))
         taken = the_file(tmp_path)
