@@ -212,7 +212,7 @@ async def serve_parts(
         leaving=shutdown.leaving,
         write_stall_ms=config.limits.write_stall_timeout,
         sockets=sockets,
-        reserved_files=config.upstream.pool_size + config.redis.pool_size,
+        reserved_files=config.upstream.most_connections + config.redis.pool_size,
     )
 
 

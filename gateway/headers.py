@@ -37,12 +37,6 @@ _NOT_FORWARDED = (
         b"forwarded",
         b"host",
         b"http2-settings",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-server",
         b"x-http-method",
         b"x-http-method-override",
         b"x-method-override",
@@ -53,6 +47,7 @@ _NOT_FORWARDED = (
         b"x-rewrite-url",
     }
 )
+_FORWARDED = b"x-forwarded-"
 _ORIGIN = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id")
 _ENDS_HERE, _DROPPED = b" ends here", b" dropped"
 _NOT_RETURNED_UNLESS_PASSED = frozenset({b"alt-svc", b"server", b"set-cookie", b"set-cookie2"})
@@ -85,10 +80,19 @@ def forwarded(headers: RawHeaders, secret: bytes = b"") -> RawHeaders:
     Wherever the client repeats its ``secret``, it is not forwarded.
     """
     kept = [field for field in headers if field[0] not in _NOT_FORWARDED]
+    names = b" ".join([name for name, _ in kept])
+    if _FORWARDED in names or b"_" in names:
+        kept = [field for field in kept if not _pretends(field[0])]
     if secret:
         kept = [field for field in kept if secret not in field[1]]
     ended = _tokens([value for name, value in headers if name == b"connection"])
     return [field for field in kept if field[0] not in ended] if ended else kept
+
+
+def _pretends(name: bytes) -> bool:
+    """True for what is not forwarded also if it is spelled with underscores: CGI and WSGI make one name of both."""
+    spelled = name.replace(b"_", b"-")
+    return spelled in _NOT_FORWARDED or spelled.startswith(_FORWARDED)
 
 
 class ReturnedFields:
@@ -160,6 +164,8 @@ class ForwardedFields:
         if identity and b"accept-encoding" not in names:
             self._own += ((b"accept-encoding", b"identity"),)
         self._ours = tuple(ours)
+        for name, _ in self._own:  # what CGI and WSGI take for the same
+            names |= {name.replace(b"-", b"_"), name.replace(b"_", b"-")}
         self._replaced = HOP_BY_HOP | {b"content-length"} | names.union(ours) | ({b"accept-encoding"} if identity else set())
 
     def over(

@@ -57,7 +57,7 @@ def _usable_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 MediaType = Annotated[str, AfterValidator(_allowed_type)]
 FieldNames = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(min_length=1, max_length=500)]
-Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=50), AfterValidator(_usable_patterns)]
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=50, fail_fast=True), AfterValidator(_usable_patterns)]
 
 
 class ContentValidatorSettings(Settings):

@@ -121,7 +121,7 @@ RequiredHeaders = Annotated[
     Field(min_length=1, max_length=50),
     BeforeValidator(_as_map, json_schema_input_type=dict[str, HeaderRule | str] | list[str]),
 ]
-UserAgents = Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=50), AfterValidator(_usable)]
+UserAgents = Annotated[tuple[Pattern, ...], Field(min_length=1, max_length=50, fail_fast=True), AfterValidator(_usable)]
 Methods = Annotated[tuple[Annotated[str, AfterValidator(_method)], ...], Field(min_length=1, max_length=20)]
 
 

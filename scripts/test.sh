@@ -18,6 +18,6 @@ fi
 # what concerns the wire once more on the other engines
 GATEWAY_TEST_ENGINE=granian .venv/bin/python -m pytest --numprocesses 2 --dist loadfile \
     tests/e2e/test_{bad_input,cli,readme,replicas,scripts}.py \
-    tests/integration/test_{proxy_forwarding,proxy_streams,proxy_security,sdks}.py
+    tests/integration/test_{proxy_authority,proxy_forwarding,proxy_streams,proxy_security,sdks}.py
 GATEWAY_TEST_ENGINE=uvicorn exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile \
     tests/e2e/test_bad_input.py tests/integration/test_proxy_streams.py

@@ -80,7 +80,7 @@ def _install_gate(app: Quart, authenticator: Authenticator, config: Config) -> N
         address = authenticator.address_of(request)
         if declared is not None:
             audit.expect(declared.writes, address)
-        check_bounds(request)
+        check_bounds(request, config.server.max_header_bytes)
         if declared is None or declared.access is not Access.PUBLIC:
             check_host(request.headers.get("host"), config.server, is_loopback)
         if rule is None:

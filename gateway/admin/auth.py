@@ -25,7 +25,7 @@ from gateway.errors import (
 )
 from gateway.failed_logins import FailedLogins
 from gateway.models import ApiKey, Tenant
-from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, MAX_URL_BYTES
+from gateway.policy import CLOSE, MAX_URL_BYTES, check_fields
 from gateway.store import Stores
 from gateway.web import client_address, is_within
 
@@ -122,14 +122,17 @@ class Authenticator:
         return None if key is None else (stored.tenant, key)
 
 
-def check_bounds(request: Request) -> None:
+def check_bounds(request: Request, max_head_bytes: int) -> None:
     """Raises MissingHost, HeadersTooLarge, UriTooLong for a head that the proxy would refuse as well, and closes."""
-    values = [value for _, value in request.headers]
+    target_bytes = len(request.scope["raw_path"]) + len(request.query_string)
     if len(request.headers.getlist("host")) > 1:
         raise MissingHost(param="Host", headers=CLOSE)
-    if len(values) > MAX_FIELDS or max(map(len, values), default=0) > MAX_FIELD_BYTES:
-        raise HeadersTooLarge(headers=CLOSE)
-    if len(request.scope["raw_path"]) + len(request.query_string) > MAX_URL_BYTES:
+    try:
+        check_fields(list(request.scope["headers"]), target_bytes, max_head_bytes)
+    except HeadersTooLarge as error:
+        error.headers = CLOSE
+        raise
+    if target_bytes > MAX_URL_BYTES:
         raise UriTooLong(headers=CLOSE)
 
 

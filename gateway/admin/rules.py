@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quart import Blueprint, Response
 
 from gateway.admin import audit
@@ -11,10 +13,10 @@ from gateway.admin.idempotency import Idempotency
 from gateway.admin.operation import Access, Body, Operation, operation
 from gateway.admin.parts import Parts, caller, route
 from gateway.admin.reading import if_match, parsed, read_object
-from gateway.admin.rule_checks import built, changed, shown
+from gateway.admin.rule_checks import built, changed, check_patterns, shown
 from gateway.errors import IdempotencyConflict, InternalError, NotAllowed
 from gateway.models import NewRule, Rule, Tenant
-from gateway.store import Once, Repeated, new_id
+from gateway.store import CheckAmong, Once, Repeated, new_id
 from gateway.store.writing import etag
 
 TAG = "rules"
@@ -44,8 +46,8 @@ def rules_blueprint(parts: Parts) -> Blueprint:
     async def create_rule(tenant_id: str) -> Response:
         new = parsed(NewRule, await read_object())
         idempotency = await Idempotency.of_request(caller())
-        others = await rules.all(tenant_id)
         rule_id = new_id("rule")
+        others: list[Rule] = []
 
         def build(tenant: Tenant) -> Rule:
             rule = built(parts, tenant, rule_id, new)
@@ -59,7 +61,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
         def once(rule: Rule) -> Once | None:
             return idempotency.once(answer(rule))
 
-        outcome = await rules.create(tenant_id, build, once)
+        outcome = await rules.create(tenant_id, build, once, _among(parts, others))
         if isinstance(outcome, Repeated):
             return idempotency.response(outcome)
         audit.record(tenant_id, rule_id, after=outcome.rule.public())
@@ -95,6 +97,7 @@ def rules_blueprint(parts: Parts) -> Blueprint:
         changes = await read_object()
         changes.pop("warnings", None)  # part of what was read, and no part of the rule
         before: list[Rule] = []
+        others: list[Rule] = []
 
         def change(tenant: Tenant, rule: Rule) -> Rule:
             before[:] = [rule]
@@ -102,9 +105,8 @@ def rules_blueprint(parts: Parts) -> Blueprint:
             check_governed_rule(caller(), rule, after)
             return after
 
-        after = await rules.update(tenant_id, rule_id, change, if_match())
+        after = await rules.update(tenant_id, rule_id, change, if_match(), _among(parts, others, before))
         audit.record(tenant_id, rule_id, before[0].public(), after.rule.public())
-        others = await rules.all(tenant_id)
         return Answer(shown(parts, after.rule, others), etag=after.etag).response()
 
     @operation(Operation(Access.TENANT, "Delete a rule", TAG, status=204, takes_if_match=True, writes="rule.delete"))
@@ -123,3 +125,14 @@ def rules_blueprint(parts: Parts) -> Blueprint:
     route(blueprint, "/tenants/<tenant_id>/rules/<rule_id>", ["PUT", "PATCH"], edit_rule)
     route(blueprint, "/tenants/<tenant_id>/rules/<rule_id>", ["DELETE"], delete_rule)
     return blueprint
+
+
+def _among(parts: Parts, others: list[Rule], before: Sequence[Rule] = ()) -> CheckAmong:
+    """Checks a rule, which was ``before`` if it is edited, beside the tenant's other rules, and puts these into ``others``."""
+
+    def check(rule: Rule, found: Sequence[Rule]) -> None:
+        others[:] = found
+        if not before or not before[0].active or rule.plugin_chain != before[0].plugin_chain:
+            check_patterns(parts, rule, found)
+
+    return check

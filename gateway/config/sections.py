@@ -82,8 +82,9 @@ class UpstreamSettings(Section):
         2_000,
         ge=1,
         le=100_000,
-        description="Most connections a process opens to all targets. Requests beyond that wait, whosever they are: less than"
-        " twice `limits.max_in_flight` lets tenants with slow targets hold up others.",
+        description="Most connections a process opens to all targets on the Internet, and as many again to all inside"
+        " `allowed_networks`. Requests beyond that wait, whosever they are: less than twice `limits.max_in_flight` lets tenants"
+        " with slow targets hold up others.",
     )
     share_connections: bool = Field(
         False,
@@ -109,6 +110,11 @@ class UpstreamSettings(Section):
         " 32 times this.",
     )
     keep_alive: PositiveMs = Field(15_000, description="How long an idle upstream connection is kept.")
+
+    @property
+    def most_connections(self) -> int:
+        """What `pool_size` comes to: there is a pool for the Internet and one for `allowed_networks`."""
+        return 2 * self.pool_size
 
     @property
     def most_per_target(self) -> int:

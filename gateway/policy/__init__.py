@@ -8,9 +8,8 @@ from gateway.policy.compiled import CompiledKey, CompiledRule, CompiledTenant
 from gateway.policy.compiler import BEFORE_CHAIN, Compiler
 from gateway.policy.entrance import (
     CLOSE,
-    MAX_FIELD_BYTES,
-    MAX_FIELDS,
     MAX_URL_BYTES,
+    check_fields,
     check_inspected_length,
     check_length,
     check_target,
@@ -28,8 +27,6 @@ __all__ = [
     "BEFORE_CHAIN",
     "BODILESS",
     "CLOSE",
-    "MAX_FIELDS",
-    "MAX_FIELD_BYTES",
     "MAX_URL_BYTES",
     "NOTHING",
     "Accounting",
@@ -50,6 +47,7 @@ __all__ = [
     "Spent",
     "Terms",
     "Verdict",
+    "check_fields",
     "check_inspected_length",
     "check_length",
     "check_target",

@@ -46,6 +46,7 @@ class DataPlane:
     ) -> None:
         self._app = app
         self._trusted = config.server.trusted_proxies
+        self._max_head_bytes = config.server.max_header_bytes
         self._limits = config.limits
         self._domains = domains
         self._admitter = admitter
@@ -104,7 +105,7 @@ class DataPlane:
             await reply.error(error)
 
     async def _handle(self, scope: Any, receive: Receive, reply: ReplyWriter, visit: Visit) -> None:
-        head = read_head(scope, self._trusted)
+        head = read_head(scope, self._trusted, self._max_head_bytes)
         visit.client_ip = head.client_ip
         body = RequestBody(
             receive,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import AmbiguousCredentials, BadRequest, GatewayError, HeadersTooLarge, MissingHost
+from gateway.errors import AmbiguousCredentials, BadRequest, GatewayError, MissingHost
 from gateway.headers import CREDENTIALS, RawHeaders
-from gateway.policy import CLOSE, MAX_FIELD_BYTES, MAX_FIELDS, check_target
+from gateway.policy import CLOSE, check_fields, check_target
 from gateway.targets.addresses import IPNetwork
 from gateway.web import client_address, is_within
 
@@ -33,31 +33,28 @@ class RequestHead:
     content_length: int | None
 
 
-def read_head(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
+def read_head(scope: Any, trusted: Sequence[IPNetwork], max_bytes: int) -> RequestHead:
     """Check a request head and take it apart. Raises the GatewayError that fits, which also closes the connection.
 
     Who sends what is refused here for its form, whatever it asks for, sends nothing after it that is worth reading.
     """
     try:
-        return _read(scope, trusted)
+        return _read(scope, trusted, max_bytes)
     except GatewayError as error:
         error.headers = (*error.headers, *CLOSE)
         raise
 
 
-def _read(scope: Any, trusted: Sequence[IPNetwork]) -> RequestHead:
+def _read(scope: Any, trusted: Sequence[IPNetwork], max_bytes: int) -> RequestHead:
     path, query = _target(scope)
     headers: RawHeaders = scope["headers"]
-    if len(headers) > MAX_FIELDS:
-        raise HeadersTooLarge(f"The request has more than {MAX_FIELDS} header fields.")
+    check_fields(headers, len(path) + len(query), max_bytes)
 
     hosts: list[bytes] = []
     lengths: list[bytes] = []
     credentials: list[bytes] = []
     chunked = False
     for name, value in headers:
-        if len(value) > MAX_FIELD_BYTES:
-            raise HeadersTooLarge(param=name.decode("latin-1"))
         if name == b"host":
             hosts.append(value)
         elif name == b"content-length":

@@ -9,7 +9,7 @@ from gateway.store.examination import NodeFacts, Rights, SentinelFacts, StoreFac
 from gateway.store.keyspace import Keyspace, crossing_of, limit_of
 from gateway.store.placed import BoundLimit, PlacedLimit, place_limit
 from gateway.store.receipts import Receipt, ReceiptIndex, ReceiptStore
-from gateway.store.rules import RuleStore, StoredRule
+from gateway.store.rules import CheckAmong, RuleStore, StoredRule
 from gateway.store.settlement import Due, Held, Settlement, Settlements, Used
 from gateway.store.standing import Standing, read_standing
 from gateway.store.stores import Stores, open_stores
@@ -24,6 +24,7 @@ __all__ = [
     "AlertStore",
     "ApiKeyStore",
     "BoundLimit",
+    "CheckAmong",
     "Claim",
     "Connection",
     "Due",

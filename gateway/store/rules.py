@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from gateway.errors import InternalError, NotFound
+from gateway.errors import GatewayError, InternalError, InvalidField, NotFound
 from gateway.models import Rule, Tenant
 from gateway.store.connect import Connection
 from gateway.store.documents import parsed, parsed_or_none
@@ -25,6 +26,13 @@ from gateway.store.writing import (
     retried,
 )
 
+MAX_RULES = 500
+MAX_RULES_BYTES = 4 << 20
+"""Of one tenant: Redis reads all of them in one call, and a replica compiles them while it serves nobody."""
+
+CheckAmong = Callable[[Rule, Sequence[Rule]], None]
+"""Raises a GatewayError for a rule that may not stand beside the tenant's other rules."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRule:
@@ -43,13 +51,28 @@ class RuleStore:
         self._tenants = tenants
 
     async def create(
-        self, tenant_id: str, build: Callable[[Tenant], Rule], once: Callable[[Rule], Once | None] = lambda _: None
+        self,
+        tenant_id: str,
+        build: Callable[[Tenant], Rule],
+        once: Callable[[Rule], Once | None] = lambda _: None,
+        check: CheckAmong = lambda _rule, _others: None,
     ) -> StoredRule | Repeated:
-        """Store what ``build`` makes for this tenant. Raises NotFound, IdempotencyConflict, and what ``build`` raises."""
+        """Store what ``build`` makes for this tenant.
+
+        Raises NotFound, IdempotencyConflict, InvalidField if the tenant has too many, and what ``build`` and ``check`` raise.
+        """
 
         async def attempt() -> StoredRule | Repeated:
             stored = await self._tenants.get(tenant_id)
             rule = build(stored.tenant)
+            others = await self._all(stored)  # read after the version, so whoever adds one meanwhile makes this a conflict
+            try:
+                check(rule, others)
+            except GatewayError:
+                repeated = await self._repeated(stored, once(rule))  # whose first request may be what there is too much of
+                if repeated is None:
+                    raise
+                return repeated
             repeated = await self._write(stored, rule.id, rule.model_dump_json(), once(rule))
             return repeated or StoredRule(rule, etag(rule.model_dump_json().encode()))
 
@@ -61,23 +84,27 @@ class RuleStore:
 
     async def all(self, tenant_id: str) -> list[Rule]:
         """All rules, oldest first; damaged ones are left out. Raises NotFound."""
-        stored = await self._tenants.get(tenant_id)
-        with store_errors():
-            documents = await self._connection.client.hgetall(stored.keyspace.rules)
-        found = [parsed_or_none(Rule, document, _named(tenant_id, rule_id)) for rule_id, document in documents.items()]
-        rules = [rule for rule in found if rule is not None]
-        return sorted(rules, key=lambda rule: (rule.created_at, rule.id))
+        return await self._all(await self._tenants.get(tenant_id))
 
     async def update(
-        self, tenant_id: str, rule_id: str, change: Callable[[Tenant, Rule], Rule], if_match: str | None = None
+        self,
+        tenant_id: str,
+        rule_id: str,
+        change: Callable[[Tenant, Rule], Rule],
+        if_match: str | None = None,
+        check: CheckAmong = lambda _rule, _others: None,
     ) -> StoredRule:
-        """Replace a rule by what ``change`` makes of it. Raises NotFound, EditConflict, and what ``change`` raises."""
+        """Replace a rule by what ``change`` makes of it.
+
+        Raises NotFound, EditConflict, InvalidField if the tenant's are too large, and what ``change`` and ``check`` raise.
+        """
 
         async def attempt() -> StoredRule:
             stored = await self._tenants.get(tenant_id)
             current = await self._read(stored, rule_id)
             check_etag(if_match, current.etag)
             changed = change(stored.tenant, current.rule)
+            check(changed, [rule for rule in await self._all(stored) if rule.id != rule_id])
             await self._write(stored, rule_id, changed.model_dump_json(), None)
             return StoredRule(changed, etag(changed.model_dump_json().encode()))
 
@@ -92,6 +119,19 @@ class RuleStore:
             await self._write(stored, rule_id, "", None)
 
         await retried(attempt)
+
+    async def _all(self, stored: StoredTenant) -> list[Rule]:
+        with store_errors():
+            documents = await self._connection.client.hgetall(stored.keyspace.rules)
+        named = [(document, _named(stored.tenant.id, rule_id)) for rule_id, document in documents.items()]
+        found = [parsed_or_none(Rule, document, name) for document, name in named]
+        return sorted([rule for rule in found if rule is not None], key=lambda rule: (rule.created_at, rule.id))
+
+    async def _repeated(self, stored: StoredTenant, once: Once | None) -> Repeated | None:
+        """The answer to a request that was made before."""
+        with suppress(Conflict):
+            return await self._write(replace(stored, version=""), "", "", once)
+        return None
 
     async def _read(self, stored: StoredTenant, rule_id: str) -> StoredRule:
         document = await self._document(stored, rule_id)
@@ -109,7 +149,7 @@ class RuleStore:
         reply = await self._runner.call(
             "write_rule",
             [keyspace.tenant, keyspace.rules, keyspace.idempotency(once_digest(once))],
-            [stored.version, new_version(), rule_id, document, *once_arguments(once)],
+            [stored.version, new_version(), rule_id, document, *once_arguments(once), str(MAX_RULES), str(MAX_RULES_BYTES)],
         )
         match reply:
             case [b"written"]:
@@ -118,6 +158,10 @@ class RuleStore:
                 raise Conflict
             case [b"unknown_tenant"]:
                 raise NotFound
+            case [b"full"]:
+                raise InvalidField(
+                    f"The tenant would have more than {MAX_RULES} rules or {MAX_RULES_BYTES} bytes of them.", param="rules"
+                )
             case [b"repeated" | b"key_reused", *_]:
                 return repeated_or_conflict(reply)
         raise InternalError from AssertionError(f"write_rule.lua replied {reply!r}")

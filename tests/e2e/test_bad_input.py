@@ -281,7 +281,9 @@ def test_the_admin_api_bounds_heads_as_the_proxy_does(scene: Scene):
     cases = {
         head + "\r\n": 200,
         head + fields + "\r\n": 431,
-        f"{head}x: {'a' * 8_193}\r\n\r\n": 431,
+        f"{head}x: {'a' * 8_192}\r\n\r\n": 431,
+        f"{head}{'x' * 8_192}: a\r\n\r\n": 431,
+        head + "".join(f"x{number}: {'a' * 8_000}\r\n" for number in range(5)) + "\r\n": 431,
         long_url + "\r\n": 414,
         head + "Host: localhost\r\n\r\n": 400,
         head + "Content-Length: 0\r\nContent-Length: 1\r\n\r\n": 400,

@@ -30,6 +30,11 @@ STRIPPED = [
     "x-forwarded-prefix",
     "x-forwarded-proto",
     "x-forwarded-server",
+    "x-forwarded-client-cert",
+    "x-forwarded-whatever",
+    "x_forwarded_for",
+    "x-forwarded_for",
+    "x_api_key",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -166,6 +171,13 @@ def test_the_rule_s_fields_win_over_both():
     own = [(b"authorization", b"Bearer up"), (b"x-forwarded-for", b"hidden"), (b"host", b"b.example.com")]
     fields = ForwardedFields(own, preserve_host=True, identity=False)
     assert fields.over([(b"authorization", b"x"), (b"host", b"x")], **SAID) == [*ORIGIN[1:], *own]
+
+
+def test_no_other_spelling_of_a_rule_s_field_stands_beside_it():
+    own = [(b"x-team-token", b"1"), (b"x_tool", b"2")]
+    fields = ForwardedFields(own, preserve_host=True, identity=False)
+    given = [(b"x_team_token", b"x"), (b"x-tool", b"x"), (b"x_other", b"3")]
+    assert fields.over(given, **SAID) == [(b"x_other", b"3"), *ORIGIN, (b"host", b"a.example.com"), *own]
 
 
 def test_a_reply_that_plugins_read_is_asked_for_as_it_is():

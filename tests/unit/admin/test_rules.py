@@ -235,3 +235,44 @@ async def test_an_edit_of_a_rule_that_has_changed_since_is_refused():
     assert (await admin.call("PUT", path, {"name": "b"}, if_match=etag)).status == 412
     assert (await admin.call("DELETE", path, if_match=etag)).status == 412
     assert await admin.dump() == before
+
+
+def blocking(*numbers):
+    return {"name": "content_validator", "settings": {"blocked_patterns": [f"bad{number}" for number in numbers]}}
+
+
+def needing(*numbers):
+    headers = {f"x-{number}": {"pattern": "a+"} for number in numbers}
+    return {"name": "security_validator", "settings": {"required_headers": headers}}
+
+
+async def test_the_patterns_of_a_tenant_are_counted_over_all_of_its_active_rules():
+    admin = await an_admin()
+    tenant = await admin.tenant()
+    rules = f"/tenants/{tenant['id']}/rules"
+    got = await admin.call("POST", rules, GOOD | {"plugin_chain": [blocking(*range(30)), needing(*range(21))]})
+    assert (got.status, got.error["param"]) == (400, "plugin_chain.1.settings")
+    first = await admin.call(
+        "POST", rules, GOOD | {"plugin_chain": [blocking(*range(26)), needing(*range(20))]}, idempotency_key="one"
+    )
+    assert first.status == 201
+    again = await admin.call(
+        "POST", rules, GOOD | {"plugin_chain": [blocking(*range(26)), needing(*range(20))]}, idempotency_key="one"
+    )
+    assert (again.status, again.json) == (201, first.json)
+    assert (await admin.call("POST", rules, GOOD | {"plugin_chain": [needing(*range(4))]})).status == 201
+
+    one_more = GOOD | {"plugin_chain": [needing(0)]}
+    before = await admin.dump()
+    got = await admin.call("POST", rules, one_more)
+    assert (got.status, got.error["code"], got.error["param"]) == (400, "invalid_field", "plugin_chain")
+    assert await admin.dump() == before
+    asleep = await admin.call("POST", rules, one_more | {"active": False})
+    assert asleep.status == 201
+    path = f"{rules}/{asleep.json['id']}"
+    assert (await admin.call("PATCH", path, {"active": True})).error["param"] == "plugin_chain"
+    assert (await admin.call("PATCH", f"{rules}/{first.json['id']}", {"name": "new"})).status == 200
+    assert (await admin.call("PATCH", f"{rules}/{first.json['id']}", {"active": False})).status == 200
+    assert (await admin.call("PATCH", path, {"active": True})).status == 200
+    other = await admin.tenant(subdomain="other")
+    assert (await admin.call("POST", f"/tenants/{other['id']}/rules", one_more, key=other["api_key"])).status == 201

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.plugin import Pattern, PatternSet
+from gateway.plugin import Pattern, PatternSet, Settings
+from gateway.plugin.patterns import count_patterns
 
 
 def test_the_first_pattern_in_order_is_named_whatever_matches_first_in_the_text():
@@ -40,14 +41,40 @@ def test_what_re2_does_not_take_is_refused_when_written(pattern):
 
 
 def test_patterns_that_are_too_large_together_are_refused_instead_of_matching_nothing():
-    large = TypeAdapter(Pattern).validate_python(r"[\pL\pN]{1,30}x")
+    large = TypeAdapter(Pattern).validate_python(r"[\pL\pN]{1,5}x")
     with pytest.raises(ValueError, match=r"large|instructions"):
         PatternSet([f"{large}{number}" for number in range(50)])
 
 
 def test_patterns_that_would_be_slow_together_are_refused():
-    with pytest.raises(ValueError, match="10000 are allowed"):
+    with pytest.raises(ValueError, match="more than 10000 instructions"):
         PatternSet([f"(a|b){{100}}{number}" for number in range(50)])
+
+
+def test_a_pattern_that_alone_would_be_slow_to_compile_is_refused_before_it_is():
+    with pytest.raises(ValidationError, match="too large"):
+        TypeAdapter(Pattern).validate_python(r"(?i)(?:\pL{300})")
+
+
+def test_patterns_are_counted_wherever_they_are_in_settings():
+    class Inner(Settings):
+        pattern: Pattern | None = None
+        text: str = "a"
+
+    class Outer(Settings):
+        one: Pattern
+        some: tuple[Pattern, ...]
+        by_name: dict[str, Inner]
+
+    inner = {"x": {"pattern": "c"}, "y": {}}
+    settings = Outer.model_validate({"one": "a", "some": ["b", "b"], "by_name": inner})
+    assert count_patterns(settings) == 4
+    assert settings.model_dump() == {
+        "one": "a",
+        "some": ("b", "b"),
+        "by_name": {"x": {"pattern": "c", "text": "a"}, "y": {"pattern": None, "text": "a"}},
+    }
+    assert count_patterns(["a", 1, None]) == 0
 
 
 def test_a_wrong_pattern_is_a_value_error():

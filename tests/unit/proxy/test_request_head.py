@@ -15,6 +15,7 @@ from gateway.errors import (
 )
 from gateway.proxy.request_head import authority_of, read_head
 
+MAX_BYTES = 32 << 10
 TRUSTED = (ipaddress.ip_network("10.0.0.0/8"),)
 
 
@@ -35,6 +36,10 @@ def a_scope(
     }
 
 
+def read(scope, trusted=()):
+    return read_head(scope, trusted, MAX_BYTES)
+
+
 @pytest.mark.parametrize(
     ("fields", "has_body", "length"),
     [
@@ -46,7 +51,7 @@ def a_scope(
     ],
 )
 def test_the_framing_tells_whether_a_body_comes(fields, has_body, length):
-    head = read_head(a_scope(*fields), ())
+    head = read(a_scope(*fields))
     assert (head.has_body, head.content_length) == (has_body, length)
 
 
@@ -64,14 +69,14 @@ def test_the_framing_tells_whether_a_body_comes(fields, has_body, length):
 )
 def test_ambiguous_framing_is_refused_and_closes_the_connection(fields, version):
     with pytest.raises(BadRequest) as refused:
-        read_head(a_scope(*fields, version=version), ())
+        read(a_scope(*fields, version=version))
     assert ("connection", "close") in refused.value.headers
 
 
 @pytest.mark.parametrize("hosts", [(), (b"a", b"a"), (b"a", b"b")])
 def test_a_request_has_exactly_one_host(hosts):
     with pytest.raises(MissingHost):
-        read_head(a_scope(hosts=hosts), ())
+        read(a_scope(hosts=hosts))
     with pytest.raises(MissingHost):
         authority_of(a_scope(hosts=hosts), ())
 
@@ -79,33 +84,42 @@ def test_a_request_has_exactly_one_host(hosts):
 @pytest.mark.parametrize("query", [b"a#b", b"a b", b"\xc3\xa9", b"a\tb", b"a\x00", b"\x7f"])
 def test_a_query_that_could_not_be_sent_as_it_is_is_refused(query):
     with pytest.raises(BadRequest):
-        read_head(a_scope(query=query), ())
+        read(a_scope(query=query))
 
 
 def test_a_query_of_visible_ascii_passes():
     query = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
-    assert read_head(a_scope(query=query), ()).query == query.decode()
+    assert read(a_scope(query=query)).query == query.decode()
 
 
 def test_bounds_are_exact():
-    assert read_head(a_scope(raw_path=b"/" + b"a" * 8_191), ())
+    assert read(a_scope(raw_path=b"/" + b"a" * 8_191))
     with pytest.raises(UriTooLong):
-        read_head(a_scope(raw_path=b"/" + b"a" * 8_191, query=b"b"), ())
-    assert read_head(a_scope(*[(b"x", b"1")] * 99), ())
+        read(a_scope(raw_path=b"/" + b"a" * 8_191, query=b"b"))
+    assert read(a_scope(*[(b"x", b"1")] * 99))
     with pytest.raises(HeadersTooLarge):
-        read_head(a_scope(*[(b"x", b"1")] * 100), ())
-    assert read_head(a_scope((b"x", b"1" * 8_192)), ())
-    with pytest.raises(HeadersTooLarge):
-        read_head(a_scope((b"x", b"1" * 8_193)), ())
+        read(a_scope(*[(b"x", b"1")] * 100))
+    assert read(a_scope((b"x", b"1" * 8_191)))
+    for field in ((b"x", b"1" * 8_192), (b"x" * 8_192, b"1")):
+        with pytest.raises(HeadersTooLarge) as refused:
+            read(a_scope(field))
+        assert refused.value.param in {"x", "x" * 64}
+    whole = a_scope(*[(b"x%d" % n, b"1" * 8_000) for n in range(4)], (b"y", b""))
+    left = MAX_BYTES - sum(len(name) + len(value) + 4 for name, value in whole["headers"]) - len("/v1/x")
+    whole["headers"][-1] = (b"y", b"1" * left)
+    assert read(whole)
+    whole["query_string"] = b"z"
+    with pytest.raises(HeadersTooLarge, match="32768"):
+        read(whole)
 
 
 def test_paths_and_methods_are_checked():
     with pytest.raises(InvalidPath):
-        read_head(a_scope(raw_path=b"http://evil/x"), ())
+        read(a_scope(raw_path=b"http://evil/x"))
     with pytest.raises(InvalidPath):
-        read_head(a_scope(raw_path=b"/\xc3\xa9"), ())
+        read(a_scope(raw_path=b"/\xc3\xa9"))
     with pytest.raises(MethodNotAllowed):
-        read_head(a_scope(method="TRACE"), ())
+        read(a_scope(method="TRACE"))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +137,7 @@ def test_paths_and_methods_are_checked():
     ],
 )
 def test_the_credential_is_found(fields, secret):
-    assert read_head(a_scope(*fields), ()).secret == secret
+    assert read(a_scope(*fields)).secret == secret
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,7 @@ def test_the_credential_is_found(fields, secret):
 )
 def test_two_different_credentials_are_refused(fields):
     with pytest.raises(AmbiguousCredentials):
-        read_head(a_scope(*fields), ())
+        read(a_scope(*fields))
 
 
 def test_forwarded_values_count_only_from_trusted_proxies():
@@ -140,10 +154,10 @@ def test_forwarded_values_count_only_from_trusted_proxies():
         (b"x-forwarded-host", b"evil.example.com, front.example.com"),
         (b"x-forwarded-proto", b"https"),
     ]
-    head = read_head(a_scope(*fields), TRUSTED)
+    head = read(a_scope(*fields), TRUSTED)
     assert (head.client_ip, head.authority, head.scheme) == ("203.0.113.7", "acme.example.com", "http")
-    head = read_head(a_scope(*fields, client=("10.0.0.1", 1)), TRUSTED)
+    head = read(a_scope(*fields, client=("10.0.0.1", 1)), TRUSTED)
     assert (head.client_ip, head.authority, head.scheme) == ("198.51.100.9", "front.example.com", "https")
     assert authority_of(a_scope(*fields, client=("10.0.0.1", 1)), TRUSTED) == "front.example.com"
-    assert read_head(a_scope((b"x-forwarded-proto", b"ftp"), client=("10.0.0.1", 1)), TRUSTED).scheme == "http"
-    assert read_head(a_scope(*fields, client=None), TRUSTED).client_ip == "0.0.0.0"
+    assert read(a_scope((b"x-forwarded-proto", b"ftp"), client=("10.0.0.1", 1)), TRUSTED).scheme == "http"
+    assert read(a_scope(*fields, client=None), TRUSTED).client_ip == "0.0.0.0"

@@ -7,10 +7,11 @@ import resource
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from gateway.config import ServerSettings
+from gateway.config import RedisSettings, ServerSettings, UpstreamSettings
 from gateway.serving import bounds as bounding
 from gateway.serving.bounds import ADMIN_CONNECTIONS, Bounds, connections_left
 from tests.single_server import make_certificates
@@ -158,6 +159,9 @@ def test_what_the_limit_of_open_files_leaves(monkeypatch):
     assert left(20_000, 1_064) == 20_000 - fixed - 1_064
     assert left(1_024, 1_064) == (1_024 - fixed) // 2
     assert left(100, 1_064) == bounding.FEWEST_CONNECTIONS
+    wanted = UpstreamSettings().most_connections + RedisSettings().pool_size
+    page = (Path(__file__).parents[3] / "docs" / "servers.md").read_text()
+    assert f"{left(20_000, wanted):,}".replace(",", " ") + f" of 20 000, {left(1_024, wanted)} of 1 024" in page
     assert left(resource.RLIM_INFINITY, 1_064) > 1_000_000
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
-from gateway.errors import EditConflict, IdempotencyConflict, NotFound
+from gateway.errors import EditConflict, IdempotencyConflict, InvalidField, NotFound
 from gateway.models import Rule, Tenant
 from gateway.store import Once, Repeated, StoredRule, Stores, new_id
 from tests.builders import a_rule
@@ -170,3 +171,69 @@ async def test_of_concurrent_creates_with_one_idempotency_key_one_is_stored(stor
     )
     (rule,) = await stores.rules.all(tenant.id)
     assert [outcome for outcome in outcomes if isinstance(outcome, Repeated)] == [Repeated(rule.id.encode())] * 8
+
+
+async def test_a_tenant_has_so_many_rules_and_no_more_and_a_repeated_create_still_gets_its_answer(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gateway.store.rules.MAX_RULES", 3)
+    tenant, other = await created(stores), await created(stores)
+    first = await create(stores, tenant)
+    await create(stores, tenant)
+
+    async def once() -> StoredRule | Repeated:
+        return await stores.rules.create(tenant.id, lambda _: build(), lambda rule: Once("d", "f", rule.id.encode()))
+
+    third = await once()
+    assert isinstance(third, StoredRule)
+    before = await dump(stores.connection)
+    with pytest.raises(InvalidField, match="3 rules"):
+        await create(stores, tenant)
+    assert await once() == Repeated(third.rule.id.encode())
+    assert await dump(stores.connection) == before
+    await create(stores, other)
+    edited = await stores.rules.update(tenant.id, first.rule.id, lambda _, rule: rule.model_copy(update={"name": "new"}))
+    assert edited.rule.name == "new"
+    await stores.rules.delete(tenant.id, first.rule.id)
+    await create(stores, tenant)
+
+
+async def test_what_is_stored_of_a_tenant_s_rules_is_bounded_and_may_always_shrink(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+):
+    tenant = await created(stores)
+    first, second = await create(stores, tenant, name="a" * 50), await create(stores, tenant)
+    stored = sum(len(rule.model_dump_json()) for rule in (first.rule, second.rule))
+
+    async def rename(rule: Rule, name: str) -> None:
+        await stores.rules.update(tenant.id, rule.id, lambda _, rule: rule.model_copy(update={"name": name}))
+
+    monkeypatch.setattr("gateway.store.rules.MAX_RULES_BYTES", stored)
+    with pytest.raises(InvalidField, match="bytes"):
+        await create(stores, tenant)
+    with pytest.raises(InvalidField, match="bytes"):
+        await rename(first.rule, "a" * 51)
+    monkeypatch.setattr("gateway.store.rules.MAX_RULES_BYTES", 10)
+    await rename(first.rule, "a" * 49)
+    assert (await stores.rules.get(tenant.id, first.rule.id)).rule.name == "a" * 49
+
+
+async def test_a_check_sees_the_other_rules_and_comes_after_the_question_whether_the_request_is_repeated(stores: Stores):
+    tenant = await created(stores)
+    seen: list[list[str]] = []
+
+    def check(rule: Rule, others: Sequence[Rule]) -> None:
+        seen.append([other.id for other in others])
+        if others:
+            raise InvalidField("too many")
+
+    async def once() -> StoredRule | Repeated:
+        return await stores.rules.create(tenant.id, lambda _: build(), lambda rule: Once("d", "f", rule.id.encode()), check)
+
+    first = await once()
+    assert isinstance(first, StoredRule)
+    assert await once() == Repeated(first.rule.id.encode())
+    with pytest.raises(InvalidField, match="too many"):
+        await stores.rules.create(tenant.id, lambda _: build(), check=check)
+    await stores.rules.update(tenant.id, first.rule.id, lambda _, rule: rule, check=check)
+    assert seen == [[], [first.rule.id], [first.rule.id], []]
