@@ -75,7 +75,7 @@ forms=$(amount 2000000 50000)
 figure "raw HTTP" "$forms mutated requests over all engines" tests/faults/test_wire_fuzz.py "${marks[@]}" -- GATEWAY_WIRE_FUZZ="$forms"
 forms=$(amount 5000 1000)
 figure "SSRF" "$forms forms of targets, no connection inside" tests/e2e/test_ssrf.py -- GATEWAY_SSRF_FORMS="$forms"
-examples=$(amount 20000 120)
+examples=$(amount 10000 120)
 for engine in hypercorn granian uvicorn; do
     figure "hosts and paths on $engine" "$examples hosts, and as many paths, compared with a model" \
         tests/integration/test_proxy_authority.py -- GATEWAY_TEST_ENGINE="$engine" GATEWAY_WIRE_EXAMPLES="$examples"

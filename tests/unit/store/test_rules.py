@@ -177,7 +177,7 @@ async def test_a_tenant_has_so_many_rules_and_no_more_and_a_repeated_create_stil
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("gateway.store.rules.MAX_RULES", 3)
-    tenant, other = await created(stores), await created(stores)
+    tenant, other = await created(stores), await created(stores, subdomain="other")
     first = await create(stores, tenant)
     await create(stores, tenant)
 
