@@ -27,7 +27,11 @@ class Canary:
     """Counts whoever connects to loopback, on all of 127.0.0.0/8 and on ::1."""
 
     def __init__(self):
-        self.sockets = [socket.create_server(("0.0.0.0", 0))]
+        everywhere = socket.socket()
+        everywhere.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")  # nobody else finds it
+        everywhere.bind(("0.0.0.0", 0))
+        everywhere.listen()
+        self.sockets = [everywhere]
         self.port = self.sockets[0].getsockname()[1]
         with contextlib.suppress(OSError):
             self.sockets.append(socket.create_server(("::1", self.port), family=socket.AF_INET6))
@@ -270,11 +274,11 @@ async def test_a_request_that_was_sent_is_not_sent_again_unless_its_method_allow
         await call.read_body()
         call.reset()
 
-    for method, most in (("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2)):
+    for method, times in (("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2)):
         async with an_upstream(breaks) as upstream, a_forwarder() as forwarder:
             with pytest.raises(UpstreamUnreachable):
                 await fetch(forwarder, upstream, method=method, body=b"x", retries=5)
-            assert len(upstream.requests) <= most
+            assert len(upstream.requests) == times
 
 
 async def test_a_streamed_body_is_never_sent_again_half():
@@ -289,9 +293,11 @@ async def test_a_streamed_body_is_never_sent_again_half():
 
 
 async def test_an_unknown_name_is_unreachable():
-    async with a_forwarder() as forwarder:
-        with pytest.raises(UpstreamUnreachable):
-            await fetch(forwarder, Target("https", "no-such-name.invalid", 443, "", False), retries=0)
+    with names_resolve_to(socket.gaierror(socket.EAI_NONAME, "none")) as resolver:
+        async with a_forwarder() as forwarder:
+            with pytest.raises(UpstreamUnreachable):
+                await fetch(forwarder, Target("https", "no-such-name.example", 443, "", False), retries=0)
+    assert resolver.asked == ["no-such-name.example"]
 
 
 async def test_a_certificate_that_nobody_trusts_is_unreachable_and_not_tried_again(tmp_path):
@@ -376,7 +382,7 @@ async def test_after_a_streamed_body_the_upstream_has_its_time_and_no_more():
         started = time.monotonic()
         with pytest.raises(UpstreamTimeout):
             await fetch(forwarder, upstream, method="POST", body=SlowBody(0.0))
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 async def test_an_upstream_that_takes_no_more_of_a_body_is_a_timeout():

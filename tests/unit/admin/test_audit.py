@@ -89,7 +89,7 @@ class Scene:
     async def prepare(self):
         self.admin = await an_admin(token=OPERATOR)
         self.tenant = await self.admin.tenant()
-        self.rule, self.key = await self.admin.rule(self.tenant), await self.admin.key(self.tenant, name="with `backticks`")
+        self.rule, self.key = await self.admin.rule(self.tenant), await self.admin.key(self.tenant)
         self.weak = await self.admin.key(self.tenant, scopes=["proxy"])
         # deletions last, that of the tenant behind all others
         self.writes = sorted(

@@ -10,24 +10,15 @@ from gateway.admin.operation import Access
 from gateway.config import ServerSettings
 from gateway.errors import InvalidApiKey, RateLimited
 from gateway.failed_logins import FailedLogins
+from tests.seconds import Seconds
 from tests.unit.admin.helpers import OPERATOR
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Door:
     """An authenticator that takes two wrong credentials a minute, and its clock."""
 
     def __init__(self, **settings):
-        self.clock = Clock()
+        self.clock = Seconds()
         server = ServerSettings(admin_token=OPERATOR, **settings)
         self.authenticator = Authenticator(None, server, FailedLogins(2, self.clock))  # type: ignore[arg-type]  # asks no store
 

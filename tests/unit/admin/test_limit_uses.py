@@ -204,5 +204,7 @@ async def test_a_quota_without_a_count_shows_what_the_ledger_says():
     await used(admin.redis, today, key=tenant["api_key_id"], rule=rule["id"], tenant_id=tenant["id"], requests=3)
     await used(admin.redis, today, key=tenant["api_key_id"], rule="another", tenant_id=tenant["id"], requests=9)
     (found,) = await limits(admin, tenant)
+    if datetime.now(UTC).date().isoformat() != today:  # a day without a ledger has begun meanwhile
+        return
     assert (found["used"], found["remaining"], found["api_key"]) == (3, 2, tenant["api_key_id"])
     assert not await admin.redis.keys("*:limit:*")

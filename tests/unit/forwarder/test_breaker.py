@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import socket
 
 import pytest
@@ -54,7 +53,6 @@ def test_after_a_pause_one_request_is_let_through_and_its_reply_closes_it():
 
 
 def test_pauses_grow_and_are_bounded_and_jittered():
-    random.seed(1)
     breaker, now, pauses = an_open_breaker(), 0.0, []
     for _ in range(20):
         began = now

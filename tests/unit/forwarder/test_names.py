@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from gateway.forwarder.names import MOST_ADDRESSES, MOST_LOOKUPS_OF_ONE, MOST_NAMES, Names
+from gateway.forwarder.names import MOST_ADDRESSES, MOST_LOOKUPS, MOST_LOOKUPS_OF_ONE, MOST_NAMES, Names
 from tests.names import names_resolve_to
 from tests.wire import eventually
 
@@ -77,7 +77,7 @@ async def test_names_whose_servers_do_not_answer_hold_up_no_one_else():
             go_on.set()
         await asyncio.gather(*waiting, return_exceptions=True)
         await eventually(lambda: not names._places_of)
-        assert names._places._value == 64
+        assert names._places._value == MOST_LOOKUPS
         assert not names._under_way
 
 

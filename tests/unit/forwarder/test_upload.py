@@ -122,7 +122,7 @@ def test_an_upstream_that_takes_nothing_is_given_up_and_let_go(run, large):
             started, files = time.monotonic(), open_files()
             with pytest.raises(UpstreamTimeout):
                 await fetch(forwarder, upstream, method="PUT", body=body)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 20
             assert idle_and_busy(forwarder) == (0, 0)
             if not large:
                 assert body.given < 400

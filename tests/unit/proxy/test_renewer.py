@@ -13,6 +13,7 @@ from gateway.models import LimitKind, LimitSpec
 from gateway.plugin import LimitState
 from gateway.proxy.renewer import Renewer
 from gateway.store import Admission, BoundLimit, Held, Keyspace, Settlements, place_limit
+from tests.seconds import Seconds
 
 SPACE = Keyspace("testcompany")
 
@@ -31,14 +32,6 @@ class Store:
             raise StoreUnavailable
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def a_limit(kind: LimitKind = LimitKind.CONCURRENCY) -> BoundLimit:
     placed = place_limit(SPACE, "ten_1", "rule_1", LimitSpec(kind.value, kind, 5, ("rule",), window_ms=60_000), 0, ())
     return BoundLimit(placed, placed.key)
@@ -50,8 +43,8 @@ def admitted(limits: Sequence[BoundLimit], *, refuses: bool = False) -> Admissio
     return Admission(True, 1_000, tuple(LimitState(name="x", kind=limit.placed.spec.kind.value, **facts) for limit in limits))
 
 
-def a_renewer(every_ms: int = 20_000) -> tuple[Renewer, Store, Clock]:
-    store, clock = Store(), Clock()
+def a_renewer(every_ms: int = 20_000) -> tuple[Renewer, Store, Seconds]:
+    store, clock = Store(), Seconds()
     return Renewer(cast("Settlements", store), 60_000, every_ms, clock), store, clock
 
 

@@ -10,6 +10,8 @@ from gateway.errors import InternalError, StoreAway, StoreUnavailable
 from gateway.proxy import settler as settler_module
 from gateway.proxy.settler import Settler
 from gateway.store import Keyspace, Settlement, Settlements
+from tests.seconds import Seconds
+from tests.wire import eventually
 
 SPACE = Keyspace("testcompany")
 
@@ -33,15 +35,8 @@ class Store:
         return [self.refused.get(one.admission_id) for one in settlements]
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def a_settler() -> tuple[Settler, Store, Clock, list[int]]:
-    store, clock, given_up = Store(), Clock(), list[int]()
+def a_settler() -> tuple[Settler, Store, Seconds, list[int]]:
+    store, clock, given_up = Store(), Seconds(), list[int]()
     return Settler(cast("Settlements", store), 60_000, given_up.append, clock), store, clock, given_up
 
 
@@ -93,9 +88,7 @@ async def test_what_fails_alone_does_not_hold_up_the_others():
     settler.add(ended("good"))
     await asyncio.sleep(0.01)
     settler.add(ended("later"))
-    async with asyncio.timeout(2):
-        while not any("later" in call for call in store.calls):  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    await eventually(lambda: any("later" in call for call in store.calls))
     assert [call for call in store.calls if "good" in call] == [["bad", "good"]]
     store.refused.clear()
     await settler.drain(2_000)
@@ -107,18 +100,12 @@ async def test_after_a_lease_it_is_given_up_and_counted():
     settler, store, clock, given_up = a_settler()
     store.away = 10_000
     settler.add(ended("old"))
-    async with asyncio.timeout(2):
-        while not store.calls:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    await eventually(lambda: store.calls)
     clock.now += 30
     settler.add(ended("young"))
-    async with asyncio.timeout(2):
-        while len(store.calls) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    await eventually(lambda: len(store.calls) >= 3)
     clock.now += 30
-    async with asyncio.timeout(2):
-        while store.calls[-1] != ["young"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    await eventually(lambda: store.calls[-1] == ["young"])
     assert given_up == [1]
     store.away = 0
     await settler.drain(1_000)
@@ -129,9 +116,7 @@ async def test_what_cannot_have_reached_the_store_is_kept_for_longer_than_a_leas
     store.refused["never sent"] = StoreAway()
     settler.add(ended("never sent"))
     for lease in range(3):
-        async with asyncio.timeout(2):
-            while len(store.calls) < lease + 1:  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
+        await eventually(lambda: len(store.calls) > lease)  # noqa: B023
         clock.now += 60
     del store.refused["never sent"]
     await settler.drain(1_000)

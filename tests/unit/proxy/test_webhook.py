@@ -7,7 +7,7 @@ import pytest
 from gateway.config import Config, UpstreamSettings
 from gateway.errors import BreakerOpen, ConfigurationError, InvalidField, UpstreamTimeout, UpstreamUnreachable
 from gateway.proxy.webhook import Webhook, webhook_target
-from gateway.targets import parse_target
+from gateway.targets import Target, parse_target
 from tests.forwarders import a_forwarder
 from tests.names import names_resolve_to
 from tests.ssrf_forms import targets
@@ -31,9 +31,8 @@ def test_a_url_is_refused_exactly_where_a_target_would_be():
 async def test_a_name_that_leads_inside_gets_no_webhook():
     answers = ["127.0.0.1"], ["::1"], ["169.254.169.254"], ["::ffff:10.0.0.1", "64:ff9b::a00:1"]
     config = Config.model_validate({"alerts": {"webhook_url": "https://rebinding.example/hook"}})
-    target = webhook_target(config)
-    assert target is not None
     with socket.create_server(("127.0.0.1", 0)) as listening, names_resolve_to(*answers):
+        target = Target("https", "rebinding.example", listening.getsockname()[1], "/hook", False)
         async with a_forwarder(allowed_networks="") as forwarder:
             webhook = Webhook(config, target, forwarder)
             for _ in range(8):

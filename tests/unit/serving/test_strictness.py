@@ -214,12 +214,14 @@ async def test_a_later_head_has_it_from_its_first_byte_and_may_begin_late():
                 await asyncio.sleep(0.6)
             assert not reader.at_eof()
             writer.write((GET + "Host").encode())
-            for _ in range(4):  # dribbling gains nothing
-                await asyncio.sleep(0.05)
-                writer.write(b"x")
-            assert await reader.read() == b""
+            with contextlib.suppress(ConnectionError):
+                while not (reader.at_eof() or reader.exception()):  # dribbling gains nothing
+                    await asyncio.sleep(0.05)
+                    writer.write(b"x")
+                assert await reader.read() == b""
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def test_a_pipelined_head_that_stays_half_is_not_waited_for():

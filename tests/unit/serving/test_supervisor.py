@@ -63,7 +63,7 @@ async def test_one_that_dies_is_replaced_and_the_other_goes_on(tmp_path, caplog)
         await run.ready.wait()
         victim, other = run.notes("ready")
         os.kill(victim, signal.SIGKILL)
-        await eventually(lambda: len(run.notes("ready")) == 3)
+        await eventually(lambda: len(run.notes("ready")) == 3, 20)
         assert run.died == [victim]
         os.kill(other, 0)
     assert "ended unasked (exit code -9)" in caplog.text

@@ -12,7 +12,7 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -22,7 +22,18 @@ from gateway.serving import certificate as certificates
 from gateway.serving import check_server
 from gateway.serving.certificate import Certificate
 from tests.single_server import make_certificates
-from tests.unit.serving.wire_app import REST, WireApp, exchange, seen_of, serving, settings_of, status_of, trusting
+from tests.unit.serving.wire_app import (
+    REST,
+    Endless,
+    WireApp,
+    exchange,
+    seen_of,
+    serving,
+    settings_of,
+    status_of,
+    trusting,
+    unverified,
+)
 from tests.wire import eventually
 
 GET = "GET /a HTTP/1.1\r\n"
@@ -43,12 +54,6 @@ async def certificate_of(address):
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.transport.abort()
     return shown
-
-
-def unverified():
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def der_of(path):
@@ -102,12 +107,19 @@ async def test_versions_of_tls_below_the_oldest_one_are_refused(engine, files, o
     "cipher", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "AECDH-AES256-SHA"]
 )
 async def test_ciphers_without_forward_secrecy_or_authentication_are_refused(engine, files, cipher):
-    how = {"ssl": unverified()}
-    how["ssl"].maximum_version = ssl.TLSVersion.TLSv1_2
-    how["ssl"].set_ciphers(f"{cipher}:@SECLEVEL=0")
+    async def connect(ciphers):
+        context = unverified()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+        _, writer = await asyncio.open_connection(*address, ssl=context)
+        writer.transport.abort()
+
+    if "ECDSA" not in cipher:  # one that takes its secrets from the certificate's key can do so with RSA only
+        self_signed(files, rsa.generate_private_key(65_537, 2_048))
     async with serving(WireApp(), engine, **settings_of(files)) as address:
+        await connect("ECDHE+AESGCM")
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await asyncio.open_connection(*address, **how)
+            await connect(cipher)
 
 
 @contextlib.contextmanager
@@ -185,27 +197,13 @@ async def test_a_client_that_leaves_is_noticed_over_tls(engine, files):
 
 
 async def test_a_slow_reader_over_tls_holds_the_app_back(engine, files):
-    sent = 0
-
-    async def endless(receive, send):
-        nonlocal sent
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        while True:
-            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
-            sent += 1 << 16
-            await asyncio.sleep(0)
-
+    endless = Endless(1 << 16)
     async with serving(WireApp(endless=endless), engine, drain_timeout="100ms", **settings_of(files)) as address:
         raw = socket.create_connection(address)
         client = unverified().wrap_socket(raw, do_handshake_on_connect=False)
         await asyncio.to_thread(client.do_handshake)
         client.send(f"GET /endless HTTP/1.1\r\n{REST}".encode())
-        before = -1
-        async with asyncio.timeout(20):
-            while before != sent:
-                before = sent
-                await asyncio.sleep(0.3)
-        assert 0 < sent < 16 << 20
+        assert await endless.held_back() < 16 << 20
         client.close()
 
 
@@ -253,29 +251,25 @@ async def test_a_broken_new_certificate_leaves_the_old_one_in_force_and_is_logge
         elif damage == "gone":
             files.key.unlink()
         elif damage == "of another key":
-            files.key.write_bytes(a_key()[0])
+            files.key.write_bytes(pem_of(ec.generate_private_key(ec.SECP256R1())))
         else:
-            self_signed(files, ec.SECP521R1())
+            self_signed(files, ec.generate_private_key(ec.SECP521R1()))
         await eventually(lambda: "the last certificate stays in force" in caplog.text, 15)
         assert await certificate_of(address) == before
         assert await certificate_of(address) == before
     assert caplog.text.count("stays in force") == 1  # not every time that somebody looks
 
 
-def a_key(curve=None, encryption=None):
-    """In PEM, and the key itself."""
-    key = ec.generate_private_key(curve or ec.SECP256R1())
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()), key
+def pem_of(key, encryption=None):
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption())
 
 
-def self_signed(files, curve):
-    pem, key = a_key(curve)
+def self_signed(files, key):
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now.replace(year=9999)
-    )
-    files.key.write_bytes(pem)
+    end = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, end)
+    files.key.write_bytes(pem_of(key))
     files.certificate.write_bytes(certificate.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
 
@@ -293,12 +287,12 @@ def test_a_missing_file_is_named_with_its_key(files, missing):
 
 
 def test_files_that_do_not_hold_what_they_should_are_named_with_their_keys(files):
-    right = files.key.read_text()
-    files.key.write_bytes(a_key()[0])
+    right, another = files.key.read_text(), ec.generate_private_key(ec.SECP256R1())
+    files.key.write_bytes(pem_of(another))
     assert refusal_of(files) == f"server.tls_key: {files.key} is not the key of {files.certificate}"
     files.key.write_text("nonsense")
     assert refusal_of(files) == f"server.tls_key: {files.key} holds no key in PEM"
-    files.key.write_bytes(a_key(encryption=BestAvailableEncryption(b"secret"))[0])
+    files.key.write_bytes(pem_of(another, BestAvailableEncryption(b"secret")))
     assert refusal_of(files) == f"server.tls_key: {files.key} is encrypted"
     files.key.write_text(right)
     files.certificate.write_text(right)
@@ -306,7 +300,7 @@ def test_files_that_do_not_hold_what_they_should_are_named_with_their_keys(files
 
 
 def test_a_certificate_that_the_engine_cannot_use_is_refused_before_anything_is_served(files):
-    self_signed(files, ec.SECP521R1())
+    self_signed(files, ec.generate_private_key(ec.SECP521R1()))
     check_server(ServerSettings(**settings_of(files)))
     assert "Granian's TLS library cannot use them" in refusal_of(files, engine="granian")
 

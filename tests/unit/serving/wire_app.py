@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from gateway.config import ServerSettings
 from gateway.serving import Listener, serve
+from tests.wire import eventually
 
 REST = "Host: x\r\n\r\n"
 
@@ -38,6 +39,30 @@ class WireApp:
             headers = [(name.decode(), value.decode("latin-1")) for name, value in scope["headers"]]
             seen = {"headers": headers, **{name: scope[name] for name in ("method", "path", "http_version", "scheme")}}
             await answer(send, json.dumps({**text, **seen, "body": body.decode(), "ended_by": kind}).encode())
+
+
+class Endless:
+    """A path whose answer never ends, in pieces of this size."""
+
+    def __init__(self, piece):
+        self.piece, self.sent = piece, 0
+
+    async def __call__(self, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": bytes(self.piece), "more_body": True})
+            self.sent += self.piece
+            await asyncio.sleep(0)
+
+    async def held_back(self):
+        """How much it has sent when it can send no more."""
+        await eventually(lambda: self.sent)
+        before = -1
+        async with asyncio.timeout(20):
+            while before != self.sent:
+                before = self.sent
+                await asyncio.sleep(0.3)
+        return self.sent
 
 
 async def answer(send, body, status=200, headers=()):
@@ -95,6 +120,13 @@ def status_of(reply):
 def settings_of(files):
     """What `serving` takes to speak TLS."""
     return {"tls_certificate": files.certificate, "tls_key": files.key}
+
+
+def unverified():
+    """The context of a client that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def trusting(files):

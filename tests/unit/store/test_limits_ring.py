@@ -239,11 +239,10 @@ async def test_under_steady_traffic_in_real_time_no_window_exceeds_the_limit(rea
     async with opened(real_server, replacing={"RING_TTL_MARGIN_MS = 6000": "RING_TTL_MARGIN_MS = 50"}) as stores:
         gate = await Gate(stores).prepare()
         end = time.monotonic() + 1.2
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(admitted) < 4 * limit:
             word, now, *_ = await gate.ask([ring(limit, window)], "")
             if word == b"admitted":
                 admitted.append(now)
             await asyncio.sleep(0.001)
-    assert len(admitted) >= limit * 3
     for index in range(limit, len(admitted)):
         assert admitted[index] - admitted[index - limit] >= window
