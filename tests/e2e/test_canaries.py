@@ -246,7 +246,7 @@ class Life:
             good = client.hgetall(name)
             client.hset(name, made["/v1"].json["id"], json.dumps({"headers": {"Authorization": c["damage"]}})[:-1])
             client.hset("gw:{acme}:tenant", "version", "damaged")
-            assert self.admin("GET", f"{base}/rules").json["count"] == len(plugins)  
+            assert self.admin("GET", f"{base}/rules").json["count"] == len(plugins)
             assert self.proxy("/v1/ok", key=own).status == 200
             client.hset(name, mapping=good)
         with store.hung():
