@@ -36,6 +36,7 @@ async def flooded(store_url, count=30, **limits):
         await gateway.idle()
         asked = [asyncio.create_task(gateway.ask("GET", "/v1/x", key=flood.secret, host=flood.host)) for _ in range(count)]
         await eventually(lambda: sum(map(asyncio.Task.done, asked)) == count - 8)
+        await eventually(lambda: len(slow_target.requests) == 8)  # whoever was admitted asks the store no more
         yield gateway, flood, modest
         may_answer.set()
         replies = await asyncio.gather(*asked)
