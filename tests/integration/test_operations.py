@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,7 @@ async def test_a_snapshot_comes_back_with_keys_limits_and_ledger(tmp_path: Path)
         f'logfile {tmp_path}/log\nsave ""\n'
     )
     restored = Server((), data, port, has_users=True)
-    try:
+    with ended(tmp_path / "pid"):
         await asyncio.to_thread(
             shell,
             commands("restore"),
@@ -104,9 +106,17 @@ async def test_a_snapshot_comes_back_with_keys_limits_and_ledger(tmp_path: Path)
             assert names <= before.keys()
         await still_whole(restored.url, tenant_id, secret)
         assert list(data.glob("appendonlydir/*.aof")), "from now on it is written down"
+
+
+@contextlib.contextmanager
+def ended(pidfile: Path) -> Iterator[None]:
+    """The daemon that writes the file ends with the context, or with this process in whatever way that dies."""
+    waiting = 'read _; kill -KILL "$(cat "$0")" 2>/dev/null'
+    watchdog = subprocess.Popen(["/bin/sh", "-c", waiting, str(pidfile)], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
     finally:
-        if (tmp_path / "pid").exists():
-            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        watchdog.communicate()
 
 
 async def counted(gateway: Gateway, tenant_id: str, requests: int) -> set[bytes]:
