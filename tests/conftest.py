@@ -17,10 +17,13 @@ settings.load_profile("gateway")
 
 @pytest.fixture(scope="session")
 def key_finder() -> Iterator[KeyFinder]:
-    """Listens to every logger for as long as tests run."""
-    finder = KeyFinder()
+    """Listens to every logger for as long as tests run, and to the gateway's from debug on."""
+    finder, ours = KeyFinder(), logging.getLogger("gateway")
     logging.getLogger().addHandler(finder)
+    before = ours.level
+    ours.setLevel(logging.DEBUG)
     yield finder
+    ours.setLevel(before)
     logging.getLogger().removeHandler(finder)
 
 

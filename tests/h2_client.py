@@ -18,17 +18,15 @@ PATIENCE_S = 10
 class H2Client:
     """One connection. What comes back is kept by stream: ``status``, ``fields``, ``body``, ``ended``, ``reset``."""
 
-    def __init__(self, reader, writer, *, is_strict):
+    def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
         self.h2 = h2.connection.H2Connection(
-            H2Configuration(
-                validate_outbound_headers=is_strict, normalize_outbound_headers=is_strict, header_encoding="latin-1"
-            )
+            H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False, header_encoding="latin-1")
         )
         self.streams: dict[int, dict[str, Any]] = defaultdict(dict)
         self.unsent = {}
         self.goaway = None
-        self.is_over = False
+        self.is_over = self.is_by_hand = False
         self.reads = True
         self.news = asyncio.Event()
         self.h2.initiate_connection()
@@ -40,17 +38,19 @@ class H2Client:
         self.writer.write(self.h2.data_to_send())
 
     async def read(self):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while head := await self.reader.read(9):
-                head += await self.reader.readexactly(9 - len(head))
-                frame = head + await self.reader.readexactly(int.from_bytes(head[:3], "big"))
-                for event in self.h2.receive_data(frame):
-                    self.note(event)
-                if not self.writer.is_closing():
-                    self.flush()
-                self.news.set()
-        self.is_over = True
-        self.news.set()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while head := await self.reader.read(9):
+                    head += await self.reader.readexactly(9 - len(head))
+                    frame = head + await self.reader.readexactly(int.from_bytes(head[:3], "big"))
+                    for event in self.h2.receive_data(frame):
+                        self.note(event)
+                    if not self.writer.is_closing():
+                        self.flush()
+                    self.news.set()
+        finally:  # whoever waits is told, also if the server says nonsense
+            self.is_over = True
+            self.news.set()
 
     def note(self, event):
         kept = self.streams[getattr(event, "stream_id", 0)]
@@ -112,18 +112,20 @@ class H2Client:
         return await self.reply(self.begin(*args, **how))
 
     def raw(self, kind, flags, stream, payload):
-        """A frame by hand."""
+        """A frame by hand; h2 knows nothing of it, so it may not understand the answer either."""
+        self.is_by_hand = True
         self.writer.write(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload)
 
 
 @contextlib.asynccontextmanager
-async def h2_connected(address, *, is_strict=False):
+async def h2_connected(address):
+    """A client. What it could not read is raised in the end, unless it has sent frames by hand."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     reader, writer = await asyncio.open_connection(*address, ssl=context)
     assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-    client = H2Client(reader, writer, is_strict=is_strict)
+    client = H2Client(reader, writer)
     try:
         yield client
     finally:
@@ -132,3 +134,5 @@ async def h2_connected(address, *, is_strict=False):
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+        if not client.task.cancelled() and not client.is_by_hand:
+            client.task.result()

@@ -166,12 +166,19 @@ PROGRAMS: dict[str, Sequence[str]] = {
 }
 
 
+def _is_installed(program: str) -> bool:
+    if shutil.which(program) is None:
+        return False
+    needed = ("perl", "-MJSON::PP", "-MMIME::Base64", "-e", "1")  # a minimal perl has neither
+    return program != "perl" or subprocess.run(needed, capture_output=True, timeout=60, check=False).returncode == 0
+
+
 def read_by_programs(bodies: Sequence[bytes]) -> dict[str, list[Any]]:
     """What the programs that are installed take for each body's model."""
     lines = b"".join(base64.b64encode(body) + b"\n" for body in bodies)
     found: dict[str, list[Any]] = {}
     for name, command in PROGRAMS.items():
-        if shutil.which(command[0]) is None:
+        if not _is_installed(command[0]):
             continue
         ran = subprocess.run(command, input=lines, capture_output=True, timeout=60, check=True)
         found[name] = [json.loads(line) for line in ran.stdout.splitlines()]

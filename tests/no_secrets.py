@@ -15,7 +15,7 @@ def assert_no_key(where: str, text: str) -> None:
 
 
 class KeyFinder(logging.Handler):
-    """Looks at every record of every logger as it would be written, with its traceback."""
+    """Looks at every record that comes as it would be written, with its traceback."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -126,6 +126,9 @@ class Server:
         except TimeoutError as error:
             self.kill()
             raise ServerDidNotStart(f"{error}:\n{log.read_text(errors='replace')[-2000:]}") from None
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -8,7 +8,6 @@ import gzip
 import http.client
 import http.server
 import json
-import os
 import secrets
 import signal
 import socket
@@ -93,12 +92,14 @@ class Canaries:
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):
-    """Says what the end of the path says, and repeats what it was given where a target may do that."""
+    """Says what the end of the path says, and repeats what it was given where a target may do that; ``seen`` are the paths."""
 
     said = ""
+    seen: list[str]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.seen.append(self.path)
         what = self.path.partition("?")[0].rpartition("/")[2]
         if what == "cut":
             self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc" + self.said.encode())
@@ -132,8 +133,8 @@ class _TellingStore(socketserver.StreamRequestHandler):
 
 
 @contextlib.contextmanager
-def served(handler: Any, said: str) -> Iterator[int]:
-    kind = type("Telling", (handler,), {"said": said})
+def served(handler: Any, said: str, **more: Any) -> Iterator[int]:
+    kind = type("Telling", (handler,), {"said": said, **more})
     with socketserver.ThreadingTCPServer((HOST, 0), kind) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -175,6 +176,12 @@ class Life:
         self.told.append(answer)
         return answer
 
+    def status(self, path: str, *, key: str) -> int | None:
+        """None of an answer that breaks off."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.proxy(path, key=key).status
+        return None
+
     def live(self, store: Server) -> None:
         g, c = self.canaries.gateways, self.canaries.clients
         once = [("Idempotency-Key", c["idempotency"])]
@@ -191,60 +198,61 @@ class Life:
             made[path] = self.admin("POST", f"{base}/rules", rule)
             assert made[path].status == 201, made[path].body
         dead = {"path": "/dead", "target": f"http://{HOST}:9", "headers": headers}
-        assert self.admin("POST", f"{base}/rules", dead, headers=once).status in (201, 409)
+        assert self.admin("POST", f"{base}/rules", dead).status == 201
+        assert self.admin("POST", f"{base}/rules", dead, headers=once).refusal[:2] == (409, "idempotency_conflict")
         rule_path = f"{base}/rules/{made['/v1'].json['id']}"
-        for method, path, body in (
-            ("PATCH", rule_path, {"headers": {"x-secret": g["header"] + "\n"}}),
-            ("PATCH", rule_path, {"target": f"https://user:{g['credential']}@example.com"}),
-            ("PATCH", rule_path, {"active": g["credential"], "methods": [g["credential"]]}),
-            ("PATCH", base, {"metadata": {"note": c["metadata"]}, "tier": c["typed"] + " "}),
-            ("PATCH", base, {"metadata": {"note": c["metadata"]}}),
-            ("GET", rule_path, None),
-            ("GET", f"{base}/rules", None),
-            ("GET", base, None),
-            ("GET", "/plugins", None),
-            ("GET", "/openapi.json", None),
-            ("GET", "/docs", None),
-            ("POST", f"{base}/explain", {"path": "/v1/ok", "api_key_id": tenant["api_key_id"], "body": {"x": c["body"]}}),
-            ("GET", f"/tenants/{c['typed']}", None),
-            ("GET", f"/tenants?cursor={c['typed']}", None),
+        for expected, method, path, body in (
+            (400, "PATCH", rule_path, {"headers": {"x-secret": g["header"] + "\n"}}),
+            (400, "PATCH", rule_path, {"target": f"https://user:{g['credential']}@example.com"}),
+            (400, "PATCH", rule_path, {"active": g["credential"], "methods": [g["credential"]]}),
+            (400, "PATCH", base, {"metadata": {"note": c["metadata"]}, "tier": c["typed"] + " "}),
+            (200, "PATCH", base, {"metadata": {"note": c["metadata"]}}),
+            (200, "GET", rule_path, None),
+            (200, "GET", f"{base}/rules", None),
+            (200, "GET", base, None),
+            (200, "GET", "/plugins", None),
+            (200, "GET", "/openapi.json", None),
+            (200, "GET", "/docs", None),
+            (200, "POST", f"{base}/explain", {"path": "/v1/ok", "api_key_id": tenant["api_key_id"], "body": {"x": c["body"]}}),
+            (404, "GET", f"/tenants/{c['typed']}", None),
+            (200, "GET", f"/tenants?cursor={c['typed']}", None),
         ):
-            self.admin(method, path, body)
-        self.admin("POST", f"{base}/rules", data=b'{"headers": {"Authorization": "' + g["credential"].encode() + b'"')
+            assert self.admin(method, path, body).status == expected, (method, path)
+        broken = b'{"headers": {"Authorization": "' + g["credential"].encode() + b'"'
+        assert self.admin("POST", f"{base}/rules", data=broken).status == 400
         key = self.admin("POST", f"{base}/api-keys", {"name": "k"}, key=own, headers=once).json
         self.admin("POST", f"{base}/api-keys/{key['id']}/rotate", {}, key=own)
         for wrong in (c["wrong"], c["typed"], own[:-1] + "x", g["operator"] + "x"):
             assert self.admin("GET", base, key=wrong).status == 401
             assert self.proxy("/v1/ok", key=wrong).status == 401
         assert self.proxy("/v1/ok", key=own).body == c["reply"].encode()
-        for path in (
-            "/v1/chat/completions",
-            "/v1/refused",
-            "/v1/broken",
-            "/v1/cut",
-            "/v1/garbage",
-            "/t/x",
-            "/l/x",
-            "/e/x",
-            "/dead",
-        ):
-            with contextlib.suppress(OSError, Exception):
-                self.proxy(path, key=own)
+        answered = {
+            "/v1/chat/completions": 200,
+            "/v1/refused": 502,
+            "/v1/broken": 500,
+            "/v1/cut": None,
+            "/v1/garbage": 502,
+            "/t/x": 500,
+            "/l/x": 502,
+            "/e/x": 200,
+            "/dead": 502,
+        }
+        assert {path: self.status(path, key=own) for path in answered} == answered
         assert self.proxy("/nowhere", key=own).status == 404
-        self.proxy("/v1/chat/completions", key=own, data=c["body"].encode())
-        self.proxy("/v1/%00", key=own)
+        assert self.proxy("/v1/chat/completions", key=own, data=c["body"].encode()).status == 200
+        assert self.proxy("/v1/%00", key=own).status == 400
         with store.admin() as client:  # a document that nobody can read
             (name,) = client.keys("gw:{acme}:rules")
             good = client.hgetall(name)
             client.hset(name, made["/v1"].json["id"], json.dumps({"headers": {"Authorization": c["damage"]}})[:-1])
             client.hset("gw:{acme}:tenant", "version", "damaged")
-            self.admin("GET", f"{base}/rules")
-            self.proxy("/v1/ok", key=own)
+            assert self.admin("GET", f"{base}/rules").json["count"] == len(plugins)
+            assert self.proxy("/v1/ok", key=own).status == 200
             client.hset(name, mapping=good)
         with store.hung():
-            self.proxy("/v1/ok", key=own)
-            self.admin("GET", base)
-            self.admin("PATCH", base, {"name": "B"})
+            assert self.proxy("/v1/ok", key=own).status == 503
+            assert self.admin("GET", base).status == 503
+            assert self.admin("PATCH", base, {"name": "B"}).status == 503
 
 
 def text_of_store(server: Server) -> str:
@@ -296,7 +304,8 @@ def test_no_secret_is_found_where_it_does_not_belong(folder: Path) -> None:
     for name, source in zip(("a", "b", "c"), PLUGINS.split("\nclass ")[1:], strict=True):
         imports = PLUGINS.partition("\nclass ")[0]
         (folder / "plugins" / f"{name}.py").write_text(f"{imports}\n\nclass {source}")
-    with valkey_server(password=g["redis"], persistent=True) as store, served(_Upstream, c["reply"]) as upstream:
+    seen: list[str] = []
+    with valkey_server(password=g["redis"], persistent=True) as store, served(_Upstream, c["reply"], seen=seen) as upstream:
         settings = {
             "REDIS__URL": store.url,
             "SERVER__ADMIN_TOKEN": g["operator"],
@@ -307,15 +316,17 @@ def test_no_secret_is_found_where_it_does_not_belong(folder: Path) -> None:
             "PLUGINS__PATHS": str(folder / "plugins"),
             "LOG__LEVEL": "debug",
         }
-        with faulthandler(), a_gateway(folder, settings=settings) as gateway:
+        # it dumps its threads when it aborts
+        with a_gateway(folder, settings=settings, environment={"PYTHONFAULTHANDLER": "1"}) as gateway:
             life = Life(gateway, canaries, upstream)
             life.live(store)
+            gateway.program.wait_until(lambda: "/hook/broken" in seen, "telling the webhook")
             metrics = gateway.proxy("GET", "/metrics").body.decode()
             command = Path(f"/proc/{gateway.program.process.pid}/cmdline")
             started_as = command.read_text() if command.exists() else ""
             store.kill()
-            life.proxy("/v1/ok", key=life.issued[0])
-            life.admin("GET", "/tenants")
+            assert life.proxy("/v1/ok", key=life.issued[0]).status == 503
+            assert life.admin("GET", "/tenants").status == 503
             gateway.program.signal(signal.SIGABRT)
             assert gateway.program.wait() == -signal.SIGABRT
             said = {"stdout": gateway.program.stdout(), "stderr": gateway.program.stderr()}
@@ -335,19 +346,6 @@ def test_no_secret_is_found_where_it_does_not_belong(folder: Path) -> None:
     assert_nowhere(said | metrics_and_arguments, canaries.all | keys)
     in_clear = {"metadata", "damage"}  # what a tenant's documents are for, and what this test has written itself
     assert_nowhere(stored, {kind: secret for kind, secret in (canaries.all | keys).items() if kind not in in_clear})
-
-
-@contextlib.contextmanager
-def faulthandler() -> Iterator[None]:
-    """Programs that start meanwhile dump their threads when they abort."""
-    before = os.environ.get("PYTHONFAULTHANDLER")
-    os.environ["PYTHONFAULTHANDLER"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONFAULTHANDLER")
-        if before is not None:
-            os.environ["PYTHONFAULTHANDLER"] = before
 
 
 def test_no_message_about_a_configuration_or_a_store_repeats_a_secret(folder: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -29,8 +30,8 @@ A_LIFE = 100
 UNDECLARED = {404, 405}
 """What a path that is no route's is answered: some generated ids make one."""
 
-OWN, OTHERS, MADE_UP = "own", "another tenant's", "made up"
-whose = st.sampled_from([OWN] * 8 + [OTHERS, MADE_UP])
+OWN, OTHERS, MIXED, MADE_UP = "own", "another tenant's", "another's rule or key in one's own tenant", "made up"
+whose = st.sampled_from([OWN] * 8 + [OTHERS, MIXED, MADE_UP])
 
 
 class Scene:
@@ -41,6 +42,7 @@ class Scene:
         self.caller = await self.admin.tenant("caller")
         self.other = await self.admin.tenant("other")
         self.ids = {OWN: await self._ids(self.caller), OTHERS: await self._ids(self.other)}
+        self.ids[MIXED] = self.ids[OTHERS] | {"tenant_id": self.caller["id"]}
         self.before = await self.others()
         assert self.before
         return self
@@ -125,16 +127,18 @@ def test_no_request_is_answered_with_a_bug_or_reaches_another_tenant(who):
             query = _encoded(case.query)
             headers = {name: str(value) for name, value in (case.headers or {}).items() if name.lower() != "authorization"}
             key = OPERATOR if who == "operator" else scene.caller["api_key"]
-            body, data = (None, None) if isinstance(case.body, NotSet) else (case.body, None)
-            if isinstance(body, bytes):
-                body, data = None, body
+            data = None
+            if not isinstance(case.body, NotSet):  # null is a body too
+                data = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
             headers = {name: value for name, value in headers.items() if value.isascii() and value.isprintable()}
-            got = await scene.admin.call(case.method, path + query, body, data=data, key=key, more=headers)
+            got = await scene.admin.call(case.method, path + query, data=data, key=key, more=headers)
             scene.admin.seen.clear()
             statuses.append(got.status)
             answers.check(case.method, case.path, got)
             if who == "tenant" and about == OTHERS and "{tenant_id}" in case.path:
                 assert got.status in (400, 404), (case.method, path, got.raw)
+            if about == MIXED and ("{rule_id}" in case.path or "{key_id}" in case.path):
+                assert got.status in (400, 404, 409), (case.method, path, got.raw)  # 409: an idempotency key used before
 
         @settings(
             max_examples=EXAMPLES // 2,

@@ -83,10 +83,10 @@ async def test_a_server_that_is_gone_is_not_asked_after_a_few_calls_and_used_aga
 
             server.start()
             await closed(connection)
+            made = len(connects)
             assert await echo(connection, "back") == "back"
+            assert len(connects) == made, "the probe's connection is the one that calls use"
             await connection.ping()
-            # the probe's connection is the one that calls use: the last one is the pool's
-            assert connects[-1] > started
     logged = [record.message for record in caplog.records if record.name == "gateway.store"]
     assert len(logged) == 2
     assert logged[0].startswith(f"store {server.address} does not answer and is not asked until it does: ConnectionError")
@@ -124,7 +124,7 @@ async def test_a_pause_of_less_than_two_deadlines_opens_nothing():
 
 async def test_a_hung_server_is_used_again_after_it_goes_on():
     with valkey_server() as server:
-        async with connected(server.url, command_timeout="100ms") as connection:
+        async with connected(server.url, command_timeout="500ms") as connection:
             await echo(connection, "first")
             with server.hung():
                 for _ in range(FAILURES):
@@ -132,8 +132,8 @@ async def test_a_hung_server_is_used_again_after_it_goes_on():
                 assert the_breaker(connection).is_open
                 started = time.monotonic()
                 assert isinstance(await fails(connection), StoreAway)
-                assert time.monotonic() - started < 0.09  # at once, and not at its deadline
-                await asyncio.sleep(0.8)  # a probe is not answered either
+                assert time.monotonic() - started < 0.4  # at once, and not at its deadline
+                await asyncio.sleep(1.2)  # a probe is not answered either
                 assert the_breaker(connection).is_open
             await closed(connection)
             assert await echo(connection, "back") == "back"
@@ -149,7 +149,7 @@ async def test_what_a_server_answers_never_opens_a_breaker():
 
 
 async def test_a_server_that_runs_a_script_for_long_is_back_when_it_has_ended():
-    with valkey_server(options={"busy-reply-threshold": 1000}) as server:
+    with valkey_server(options={"busy-reply-threshold": 3000}) as server:
         async with connected(server.url, command_timeout="100ms") as connection:
             await echo(connection, "first")
             async with Redis.from_url(server.url) as other:
@@ -159,7 +159,7 @@ async def test_a_server_that_runs_a_script_for_long_is_back_when_it_has_ended():
                 for _ in range(FAILURES):
                     await fails(connection)
                 assert the_breaker(connection).is_open
-                await asyncio.sleep(2)  # it takes connections and answers BUSY
+                await asyncio.sleep(4)  # it takes connections and answers BUSY
                 assert the_breaker(connection).is_open
                 await asyncio.to_thread(server.command, "SCRIPT", "KILL")
                 await asyncio.gather(busy, return_exceptions=True)

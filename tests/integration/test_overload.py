@@ -6,6 +6,7 @@ import time
 
 from gateway import virtual_key
 from tests.gateways import running_proxy
+from tests.traffic import recorded_in
 from tests.wire import an_upstream, eventually
 
 BOUNDS = {"max_in_flight": 8, "max_in_flight_per_tenant": 100}
@@ -36,6 +37,7 @@ async def flooded(store_url, count=30, **limits):
         await gateway.idle()
         asked = [asyncio.create_task(gateway.ask("GET", "/v1/x", key=flood.secret, host=flood.host)) for _ in range(count)]
         await eventually(lambda: sum(map(asyncio.Task.done, asked)) == count - 8)
+        await eventually(lambda: len(slow_target.requests) == 8)  # whoever was admitted asks the store no more
         yield gateway, flood, modest
         may_answer.set()
         replies = await asyncio.gather(*asked)
@@ -70,6 +72,7 @@ async def test_a_tenant_is_known_by_its_key_on_hosts_that_name_none(store_url):
 
 async def test_a_full_process_refuses_strangers_and_does_not_ask_the_store_for_them(store_url, valkey_store_server):
     async with flooded(store_url) as (gateway, _, modest):
+        await eventually(lambda: recorded_in(valkey_store_server) == 2)  # what was served is settled
         before = valkey_store_server.command("INFO", "commandstats")
         for key in (None, "sk-wrong"):
             for host in ("flood.example.com", "nobody.example.com", "127.0.0.1"):

@@ -8,7 +8,7 @@ import pytest
 from tests.gateways import running_proxy
 from tests.h2_client import h2_connected
 from tests.single_server import make_certificates
-from tests.wire import Wire, an_upstream, eventually
+from tests.wire import an_upstream, connected_to
 
 CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}'
 
@@ -20,15 +20,6 @@ async def secured(store_url, tmp_path):
     server = {"engine": "granian", "http2": True, "tls_certificate": files.certificate, "tls_key": files.key}
     async with running_proxy(store_url, server=server) as gateway:
         yield gateway, ssl.create_default_context(cafile=str(files.authority))
-
-
-async def over_http_1(gateway, trust, method, target, fields, body):
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trust, server_hostname="localhost")
-    try:
-        return await Wire(reader, writer).ask(method, target, fields, body)
-    finally:
-        writer.close()
-        await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +39,8 @@ async def test_a_target_sees_the_same_bytes_as_over_http_1_1(secured, method, pa
         await gateway.new_rule(tenant, upstream.url)
         common = [("authorization", f"Bearer {tenant.secret}"), ("x-custom", "a"), ("x-request-id", "the-same-0123456789")]
         common += [] if body is None else [("content-length", str(len(body)))]
-        first = await over_http_1(gateway, trust, method, path, [("host", tenant.host), *common], body or b"")
+        async with connected_to(gateway.port, ssl=trust, server_hostname="localhost") as wire:
+            first = await wire.ask(method, path, [("host", tenant.host), *common], body or b"")
         async with h2_connected(("127.0.0.1", gateway.port)) as client:
             second = await client.ask(method, path, *common, body=body, authority=tenant.host)
         assert (second["status"], second["body"]) == (first.status, first.body) == (200, b"hello")
@@ -117,4 +109,3 @@ async def test_who_cancels_a_stream_cancels_it_at_the_target(secured):
         async with asyncio.timeout(5):
             await gone.wait()
         await gateway.idle()
-        await eventually(lambda: gateway.in_flight() == 0)

@@ -37,18 +37,18 @@ def limiter(*limits: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": "rate_limiter", "settings": {"limits": list(limits)}}]
 
 
-async def answer(call: Call) -> None:
-    await call.read_body()
-    if call.request.target == "/v1/slow":
-        await asyncio.sleep(1)
-    await call.answer(200, body=b"ok")
-
-
 @contextlib.asynccontextmanager
 async def a_scene(
-    limits: dict[str, Any], *chain: dict[str, Any], **tenant: Any
+    limits: dict[str, Any], *chain: dict[str, Any], may_answer: asyncio.Event | None = None, **tenant: Any
 ) -> AsyncIterator[tuple[Gateway, Server, ATenant]]:
-    """A proxy with its own store, and a tenant with a limited rule."""
+    """A proxy with its own store, and a tenant with a limited rule; ``/v1/slow`` waits until its target may answer."""
+
+    async def answer(call: Call) -> None:
+        await call.read_body()
+        if call.request.target == "/v1/slow" and may_answer is not None:
+            await may_answer.wait()
+        await call.answer(200, body=b"ok")
+
     with valkey_server(persistent=True, options=DURABLE) as server:
         async with running_proxy(server.url, limits=limits, redis=REDIS) as gateway, an_upstream(answer) as upstream:
             made = await gateway.new_tenant(**tenant)
@@ -113,11 +113,7 @@ async def test_calls_that_were_not_sent_leave_nothing_to_be_settled():
         assert set(await statuses(gateway, tenant, 50)) == {503}
         server.start()
         await back(gateway)
-        before = (
-            server.command("INFO", "commandstats")["cmdstat_evalsha"]["calls"]
-            if "cmdstat_evalsha" in server.command("INFO", "commandstats")
-            else 0
-        )
+        before = server.command("INFO", "commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
         assert (await ask(gateway, tenant)).status == 200
         await eventually(lambda: is_settled(server, 2))
         stats = server.command("INFO", "commandstats")
@@ -205,7 +201,7 @@ async def test_whoever_the_store_has_not_confirmed_a_short_time_ago_is_refused()
             assert await statuses(gateway, tenant, 1, key) == [200]
         await gateway.revoke(tenant, revoked)
         assert await statuses(gateway, tenant, 1, revoked) == [401]
-        other = await gateway.new_tenant("suspended")
+        other = await gateway.new_tenant("ruleless")
         assert (await ask(gateway, other)).status == 404  # it has no rules; that was confirmed
         assert await statuses(gateway, tenant, 1) == [200]
         confirmed = time.monotonic()
@@ -231,27 +227,34 @@ async def test_a_key_ends_at_its_time_also_while_the_store_is_away():
     async with a_scene(cached(), {"limit": 1_000, "window": "1h"}) as (gateway, server, tenant):
         ending = await gateway.new_key(tenant, expires_at=utc_in(3))
         assert await statuses(gateway, tenant, 1, ending) == [200]
+        assert await statuses(gateway, tenant, 1) == [200]
         await lose(gateway, server, tenant)
         async with asyncio.timeout(20):
             while (await ask(gateway, tenant, key=ending)).status != 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (await ask(gateway, tenant, key=ending)).code == "store_unavailable"
+        assert await statuses(gateway, tenant, 1) == [200]  # a key without an end is still known
 
 
 async def test_the_grace_of_a_replaced_secret_ends_also_while_the_store_is_away():
     async with a_scene(cached(), {"limit": 1_000, "window": "1h"}) as (gateway, server, tenant):
-        replacing = virtual_key.digest(virtual_key.new_secret())
-        await gateway.stores.api_keys.rotate(tenant.id, tenant.key_id, lambda key: key, replacing, 3_000)
-        assert await statuses(gateway, tenant, 1) == [200]
+        new, another = virtual_key.new_secret(), await gateway.new_key(tenant)
+        await gateway.stores.api_keys.rotate(tenant.id, tenant.key_id, lambda key: key, virtual_key.digest(new), 3_000)
+        for key in (tenant.secret, new, another):
+            assert await statuses(gateway, tenant, 1, key) == [200]
         await lose(gateway, server, tenant)
         async with asyncio.timeout(20):
             while (await ask(gateway, tenant)).status != 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+        for key in (new, another):
+            assert await statuses(gateway, tenant, 1, key) == [200]
 
 
 async def test_a_suspended_tenant_is_refused_with_all_its_keys():
     async with a_scene(cached(), {"limit": 1_000, "window": "1h"}) as (gateway, server, tenant):
-        another = await gateway.new_key(tenant)
+        another, other = await gateway.new_key(tenant), await gateway.new_tenant("other")
+        await gateway.new_rule(other, "http://127.0.0.1:1")
+        assert await statuses(gateway, other, 1) == [502]
         for key in (tenant.secret, another):
             assert await statuses(gateway, tenant, 1, key) == [200]
         await gateway.change_tenant(tenant, status="suspended")
@@ -259,14 +262,18 @@ async def test_a_suspended_tenant_is_refused_with_all_its_keys():
         await lose(gateway, server, tenant)
         for key in (tenant.secret, another):
             assert await statuses(gateway, tenant, 2, key) == [503, 503]
+        assert await statuses(gateway, other, 1) == [502]  # admitted
 
 
 async def test_what_is_in_flight_without_the_store_is_bounded_and_free_again():
-    async with a_scene(cached(2), {"limit": 4, "unit": "concurrency"}) as (gateway, server, tenant):
+    may_answer = asyncio.Event()
+    async with a_scene(cached(2), {"limit": 4, "unit": "concurrency"}, may_answer=may_answer) as (gateway, server, tenant):
         assert await statuses(gateway, tenant, 1) == [200]  # three places were left of which one is ours
         await lose(gateway, server, tenant)
-        replies = await asyncio.gather(*(ask(gateway, tenant, "/v1/slow") for _ in range(4)))
-        assert sorted(reply.status for reply in replies) == [200, 503, 503, 503]
+        asked = [asyncio.create_task(ask(gateway, tenant, "/v1/slow")) for _ in range(4)]
+        await eventually(lambda: sum(map(asyncio.Task.done, asked)) == 3)
+        may_answer.set()
+        assert sorted([reply.status for reply in await asyncio.gather(*asked)]) == [200, 503, 503, 503]
         await gateway.idle()
         assert await statuses(gateway, tenant, 3) == [200] * 3
         server.start()
@@ -275,12 +282,12 @@ async def test_what_is_in_flight_without_the_store_is_bounded_and_free_again():
 
 
 async def test_a_short_window_begins_again_without_the_store():
-    async with a_scene(cached(2), {"limit": 4, "window": "1s"}) as (gateway, server, tenant):
+    async with a_scene(cached(2), {"limit": 4, "window": "3s"}) as (gateway, server, tenant):
         assert await statuses(gateway, tenant, 1) == [200]
         await lose(gateway, server, tenant)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(3.1)
         assert await statuses(gateway, tenant, 4) == [200, 200, 503, 503]
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(3.1)
         assert await statuses(gateway, tenant, 3) == [200, 200, 503]
 
 

@@ -59,6 +59,7 @@ async def test_refusals_and_repetitions_say_what_they_are_and_reads_leave_no_lin
     body = {"name": "A", "subdomain": "acme"}
     tenant = (await admin.call("POST", "/tenants", body, idempotency_key="k")).json
     path = f"/tenants/{tenant['id']}"
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="gateway.audit"):
         await admin.call("GET", path, key=tenant["api_key"])
         await admin.call("GET", f"{path}/rules/nowhere", key=tenant["api_key"])
@@ -149,6 +150,7 @@ async def test_a_write_whose_client_has_left_leaves_a_line(caplog):
     object.__setattr__(scene.admin.stores.tenants, "delete", slow)
     path = f"{API}/tenants/{scene.tenant['id']}"
     scope = a_scope("localhost", OPERATOR, b"", path, "DELETE")
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="gateway.audit"):
         async with asyncio.timeout(10):
             await scene.admin.app.asgi_app(scope, leaving_after(asked), nobody_reads)
