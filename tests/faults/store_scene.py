@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -134,7 +135,7 @@ class Scene:
 
 
 async def _done(step: Step) -> None:
-    if asyncio.iscoroutinefunction(step):
+    if inspect.iscoroutinefunction(step):
         await step()
     else:
         await asyncio.to_thread(step)

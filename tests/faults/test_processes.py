@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Gateway, a_demo_upstream, a_gateway, is_free
+from tests.e2e.processes import DEADLINE_S, Gateway, a_demo_upstream, a_gateway, is_free
 from tests.faults.table import FaultRow
 from tests.servers import short_directory, wait_until
 
 pytestmark = pytest.mark.real_store
 
 LEASE_MS, PLACES, LIMIT = 2_000, 6, 1_000
+LIFE_S = max(DEADLINE_S, 900.0)
+"""Of what all tests of this file share."""
+
 CHAT = {"model": "demo-small", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
 SETTINGS = {
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -30,7 +33,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[int]:
-    with short_directory() as folder, a_demo_upstream(folder) as port:
+    with short_directory() as folder, a_demo_upstream(folder, seconds=LIFE_S) as port:
         yield port
 
 
@@ -103,7 +106,7 @@ def test_an_embedded_store_that_is_killed_comes_back_with_all_it_had_promised(
                         time.sleep(0.02)
                 counted, _ = used(gateway, tenant_id, key)
                 # an answer that was lost may have been counted
-                assert served <= counted <= served + 2 * row.tried
+                assert served <= counted <= served + 2
                 served = counted
         wait_until(lambda: used(gateway, tenant_id, key)[1] == 0, "no place is held")
 
@@ -150,7 +153,7 @@ def test_after_a_killed_supervisor_the_next_one_takes_over_at_once(row: FaultRow
     settings = {**SETTINGS, "SERVER__WORKERS": "2"}
     key, temporary = "", folder / "tmp"
     temporary.mkdir()
-    for _ in range(dear_tries):
+    for _ in range(1 + dear_tries):  # the first one takes over from nobody
         with row.one_try(), row.recovery():
             key = _live_and_be_killed(folder, {"TMPDIR": str(temporary)}, settings, key, upstream)
 
@@ -163,7 +166,9 @@ def _live_and_be_killed(folder: Path, environment: dict[str, str], settings: dic
         # what the one before left is gone
         assert len(list(Path(environment["TMPDIR"]).glob("gateway-metrics-*"))) == 1
         orphans = workers_of(gateway)
+        assert len(orphans) == 2
         gateway.program.kill()
         wait_until(lambda: not any(map(is_alive, orphans)), "no worker is left", 60)
-        assert is_free(gateway.proxy_port)
+        # a process is a zombie before the last of its threads has let go of the socket
+        wait_until(lambda: is_free(gateway.proxy_port), "the port is free")
     return key

@@ -47,12 +47,14 @@ async def test_killed(row: FaultRow, tries: int, scene: Scene, server: Server):
     row.kind = "redis killed (-9)"
     for _ in range(tries):
         await scene.a_try(row, server.kill, server.start)
+    assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
 async def test_stopped(row: FaultRow, tries: int, scene: Scene, server: Server):
     row.kind = "redis stopped (SIGSTOP)"
     for _ in range(tries):
         await scene.a_try(row, lambda: server.signal(signal.SIGSTOP), lambda: server.signal(signal.SIGCONT), lasting_s=1.2)
+    assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
 async def test_loading(row: FaultRow, tries: int, scene: Scene, server: Server):
@@ -72,6 +74,7 @@ async def test_loading(row: FaultRow, tries: int, scene: Scene, server: Server):
 
     for _ in range(tries):
         await scene.a_try(row, restart, nothing, lasting_s=0)
+    assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
 async def test_busy(row: FaultRow, tries: int, scene: Scene, server: Server):
@@ -85,6 +88,7 @@ async def test_busy(row: FaultRow, tries: int, scene: Scene, server: Server):
         running = threading.Thread(target=run_long)
         await scene.a_try(row, running.start, lambda: server.command("SCRIPT", "KILL"), lasting_s=0.8)
         await asyncio.to_thread(running.join)
+    assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
 async def test_out_of_memory(row: FaultRow, tries: int, scene: Scene, server: Server):
@@ -186,12 +190,14 @@ async def test_every_reply_is_slow(row: FaultRow, tries: int, server: Server, ca
                 await scene.a_try(
                     row, lambda: slow.at_random({Fault.DELAY_REPLY: 1}), lambda: slow.at_random({}), lasting_s=1.2
                 )
+            assert [reply for _, reply in scene.wide.told if reply.status == 503]
 
 
 async def test_connections_are_refused(row: FaultRow, tries: int, distant: Scene, way: FaultProxy):
     row.kind = "redis refuses connections"
     for _ in range(tries):
         await distant.a_try(row, way.refuse, way.accept)
+    assert [reply for _, reply in distant.wide.told if reply.status == 503]
 
 
 def test_a_count_that_is_wrong_is_seen():

@@ -45,6 +45,7 @@ async def test_a_primary_dies_and_sentinels_choose_another(
         def kill() -> None:
             nonlocal killed
             with replicated.primary.admin() as client:
+                client.set("copied", 1)  # WAIT counts who has the writes of this connection
                 assert client.wait(2, 5_000) == 2
             replicated.primary.kill()
             killed = time.monotonic()

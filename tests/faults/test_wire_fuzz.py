@@ -33,6 +33,7 @@ REFUSALS = frozenset({400, 404, 405, 408, 413, 414, 415, 421, 426, 431, 401, 417
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _SEEN = re.compile(rb"\r\nx-seen: *(\w+)", re.IGNORECASE)
+_BEGINNING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ /")
 
 
 def seal(request: Request) -> str:
@@ -61,12 +62,17 @@ class _Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._target.transports.discard(self._transport)
+        # a request may be given up, but whatever came behind an answer begins like one
+        if self._buffer and not _BEGINNING.match(self._buffer):
+            self._target.wrong.append(self._buffer)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         parsed = parse(self._buffer)
-        if parsed.ending == "invalid" or len(parsed.requests) > 1:
+        # a request is answered before anything may follow it, even what could become another one
+        if parsed.ending == "invalid" or len(parsed.requests) > 1 or (parsed.requests and parsed.ending != "clean"):
             self._target.wrong.append(self._buffer)
+            self._buffer = b""
             self._transport.abort()
         elif parsed.requests:
             (request,), self._buffer = parsed.requests, b""
