@@ -236,7 +236,7 @@ class Maker:
 
 
 def _line(chance: random.Random, data: bytes, new: bytes) -> bytes:
-    """With another line in the head, not the first."""
+    """With another line before the end of one: of the head, or of a chunk."""
     places = [place for place in range(len(data)) if data.startswith(b"\r\n", place)] or [0]
     place = chance.choice(places[: max(1, len(places) - 1)])
     return data[:place] + b"\r\n" + new + data[place:]

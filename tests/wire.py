@@ -221,11 +221,12 @@ Handler = Callable[[Call], Awaitable[None]]
 
 @dataclass
 class Upstream:
-    """What reached it, and how many connections were ever opened to it."""
+    """What reached it, how many connections were ever opened to it, and how many are open."""
 
     port: int
     requests: list[Message] = field(default_factory=list, repr=False)
     connections: int = 0
+    open_connections: int = 0
     scheme: str = "http"
 
     @property
@@ -253,6 +254,7 @@ async def an_upstream(handler: Handler = ok, *, tls: ssl.SSLContext | None = Non
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
+        upstream.open_connections += 1
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
@@ -266,6 +268,7 @@ async def an_upstream(handler: Handler = ok, *, tls: ssl.SSLContext | None = Non
         except asyncio.CancelledError:
             pass
         finally:
+            upstream.open_connections -= 1
             tasks.discard(task)
             writer.close()
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.e2e.calls import Answer, call
 from tests.engines import ENGINE
@@ -159,6 +159,20 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | more
 
 
+class NewTenant(NamedTuple):
+    """Ids of a tenant and of its rules, and the secret of its first key."""
+
+    id: str
+    key: str
+    rules: tuple[str, ...]
+
+
+def a_rule(target: str, limits: Sequence[Mapping[str, Any]] = (), *, path: str = "/") -> dict[str, Any]:
+    """As the admin API takes it, with these limits of requests."""
+    chain = [{"name": "rate_limiter", "settings": {"limits": limits}}] if limits else []
+    return {"path": path, "target": target, "plugin_chain": chain}
+
+
 @dataclass
 class Gateway:
     """A running gateway with both servers, and how to call it."""
@@ -172,6 +186,15 @@ class Gateway:
     def admin(self, method: str, path: str, body: Any = None, **how: Any) -> Answer:
         """A call of the admin API; the prefix is added. ``how`` as `call` takes it."""
         return call(self.admin_port, method, f"/api/v1{path}", body, **how)
+
+    def new_tenant(self, subdomain: str, *rules: Mapping[str, Any]) -> NewTenant:
+        """A tenant with these rules."""
+        made = self.admin("POST", "/tenants", {"name": subdomain.title(), "subdomain": subdomain})
+        assert made.status == 201, made
+        tenant_id, key = made.json["id"], made.json["api_key"]
+        answers = [self.admin("POST", f"/tenants/{tenant_id}/rules", rule, key=key) for rule in rules]
+        assert all(answer.status == 201 for answer in answers), answers
+        return NewTenant(tenant_id, key, tuple(answer.json["id"] for answer in answers))
 
     def proxy(self, method: str, path: str, body: Any = None, *, tenant: str | None = None, **how: Any) -> Answer:
         """A tenant's call: by subdomain if one is given, else by key."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from tests.wire import Cut, Message, connected_to
 
 LOST = (OSError, asyncio.IncompleteReadError, Cut, TimeoutError)
+PAUSE_S = 0.03
+CHUNKS, CHUNK_MS = 20, 40
 BODY = {"model": "demo-small", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -24,9 +26,6 @@ class Callers:
     port: int
     host: str
     key: str
-    pause_s: float = 0.03
-    chunks: int = 20
-    chunk_ms: int = 40
     told: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     whole_streams: int = 0
@@ -70,11 +69,11 @@ class Callers:
                 self._note(reply)
                 if reply.get("connection") == "close":
                     return
-                await asyncio.sleep(chance.uniform(0, 2 * self.pause_s))
+                await asyncio.sleep(chance.uniform(0, 2 * PAUSE_S))
 
     async def _stream_on(self) -> None:
         body = json.dumps(BODY | {"stream": True}).encode()
-        slow = [("x-demo-chunks", str(self.chunks)), ("x-demo-chunk-delay-ms", str(self.chunk_ms))]
+        slow = [("x-demo-chunks", str(CHUNKS)), ("x-demo-chunk-delay-ms", str(CHUNK_MS))]
         while not self.stop.is_set():
             try:
                 async with connected_to(self.port) as wire:

@@ -15,16 +15,17 @@ from tests.wire import HOST
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENT, LAST = b"9\r\ndata: 1\n\n\r\n", b"0\r\n\r\n"
-STREAM_S, EVENT_EVERY_S = 0.8, 0.1
+EVENT_EVERY_S = 0.1
 ANSWER_WITHIN_S = 60.0
 LOST = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 
 @dataclass
 class Target:
-    """What has reached it, by number. A path with ``stream`` is answered by events for a while, others at once."""
+    """What has reached it, by number. A path with ``stream`` is answered by events for ``stream_s``, others at once."""
 
     port: int = 0
+    stream_s: float = 0.8
     seen: Counter[int] = field(default_factory=Counter)
 
 
@@ -55,7 +56,7 @@ class _TargetConnection(asyncio.Protocol):
 
     async def _play(self) -> None:
         self._transport.write(STREAM_HEAD)
-        for _ in range(int(STREAM_S / EVENT_EVERY_S)):
+        for _ in range(int(self._target.stream_s / EVENT_EVERY_S)):
             self._transport.write(EVENT)
             await asyncio.sleep(EVENT_EVERY_S)
         self._transport.write(LAST)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.wire import Call
 
 POISON = b"poison"
-BOMB = gzip.compress(bytes(64 << 20), mtime=0)
+LATER_S = 0.05
+"""After so long what was sent before has been taken."""
+
+BOMB_BYTES = 256 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 LATER = OK + b"content-length: 6\r\n\r\n" + POISON
@@ -20,6 +23,16 @@ GATEWAYS_OWN = (
 )
 EVENTS = b"content-type: text/event-stream\r\n"
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+
+
+def _bomb() -> bytes:
+    """Zeros, compressed without ever being here together."""
+    packer = zlib.compressobj(1, wbits=31)
+    piece = bytes(1 << 20)
+    return b"".join(packer.compress(piece) for _ in range(BOMB_BYTES // len(piece))) + packer.flush()
+
+
+BOMB = _bomb()
 
 Script = Callable[[Call], Awaitable[None]]
 
@@ -90,6 +103,7 @@ async def resets(call: Call) -> None:
 async def half_closes(call: Call) -> None:
     """Send half a reply and the end of the sending side, and keep the rest of the connection."""
     await call.send(OK + b"content-length: 10\r\n\r\nhalf")
+    await asyncio.sleep(LATER_S)
     call.writer.write_eof()
     await call.until_gone()
 
@@ -151,22 +165,18 @@ HEADS = [
     ("a length beyond all numbers", says(OK + b"content-length: 99999999999999999999999\r\n\r\n" + POISON), 502),
 ]  # fmt: skip
 
-BROKEN_BODIES = [
-    Hostile("shorter than its length, closed", says(OK + b"content-length: 10\r\n\r\nhalf", closes=True), 200, cut=True),
+BROKEN_LATER = [
+    Hostile(
+        "shorter than its length, closed",
+        says(OK + b"content-length: 10\r\n\r\nhalf", closes=True, pause=LATER_S),
+        200,
+        cut=True,
+    ),
     Hostile("shorter than its length", says(OK + b"content-length: 10\r\n\r\nhalf"), 200, cut=True),
     Hostile("closed by halves", half_closes, 200, cut=True),
-    Hostile("longer than its length", says(OK + b"content-length: 4\r\n\r\nfine" + POISON), 200, body=b"fine"),
-    Hostile("a second reply at once", says(OK + b"content-length: 4\r\n\r\nfine" + LATER), 200, body=b"fine"),
     Hostile("a second reply later", answers_twice, 200, body=b"fine"),
-    Hostile("a second reply after chunks", says(CHUNKED + b"4\r\nfine\r\n0\r\n\r\n" + LATER), 200, body=b"fine"),
-    Hostile("a body where there is none", says(b"HTTP/1.1 204 No Content\r\n\r\n" + POISON), 204, body=b""),
-    Hostile("a body after a reply to HEAD", says(OK + b"content-length: 6\r\n\r\n" + LATER), 200, body=b"", method="HEAD"),
-    Hostile("no number as a size of a chunk", says(CHUNKED + b"4\r\nfine\r\nxyz\r\n" + POISON), 200, cut=True),
-    Hostile("a negative size of a chunk", says(CHUNKED + b"4\r\nfine\r\n-1\r\n" + POISON), 200, cut=True),
-    Hostile("a chunk beyond all numbers", says(CHUNKED + b"4\r\nfine\r\nfffffffffffffffff\r\n" + POISON), 200, cut=True),
-    Hostile("a chunk longer than its size", says(CHUNKED + b"4\r\nfine" + POISON + b"\r\n0\r\n\r\n"), 200, cut=True),
-    Hostile("chunks without the last one", says(CHUNKED + b"4\r\nfine\r\n", closes=True), 200, cut=True),
-    Hostile("a last chunk without its end", says(CHUNKED + b"4\r\nfine\r\n0\r\n", closes=True), 200, cut=True),
+    Hostile("chunks without the last one", says(CHUNKED + b"4\r\nfine\r\n", closes=True, pause=LATER_S), 200, cut=True),
+    Hostile("a last chunk without its end", says(CHUNKED + b"4\r\nfine\r\n0\r\n", closes=True, pause=LATER_S), 200, cut=True),
     Hostile("a body that falls silent", says(CHUNKED + b"4\r\nfine\r\n"), 200, cut=True),
     Hostile("a body without end", drips(CHUNKED, b"1\r\nx\r\n", 0.05), 200, cut=True),
     Hostile(
@@ -175,10 +185,25 @@ BROKEN_BODIES = [
         200,
         cut=True,
     ),
+]
+
+BROKEN_WITH_ITS_HEAD = [
+    Hostile(
+        "shorter than its length, closed at once", says(OK + b"content-length: 10\r\n\r\nhalf", closes=True), 200, cut=True
+    ),
+    Hostile("longer than its length", says(OK + b"content-length: 4\r\n\r\nfine" + POISON), 200, body=b"fine"),
+    Hostile("a second reply at once", says(OK + b"content-length: 4\r\n\r\nfine" + LATER), 200, body=b"fine"),
+    Hostile("a second reply after chunks", says(CHUNKED + b"4\r\nfine\r\n0\r\n\r\n" + LATER), 200, body=b"fine"),
+    Hostile("a body where there is none", says(b"HTTP/1.1 204 No Content\r\n\r\n" + POISON), 204, body=b""),
+    Hostile("a body after a reply to HEAD", says(OK + b"content-length: 6\r\n\r\n" + LATER), 200, body=b"", method="HEAD"),
+    Hostile("no number as a size of a chunk", says(CHUNKED + b"4\r\nfine\r\nxyz\r\n" + POISON), 200, cut=True),
+    Hostile("a negative size of a chunk", says(CHUNKED + b"4\r\nfine\r\n-1\r\n" + POISON), 200, cut=True),
+    Hostile("a chunk beyond all numbers", says(CHUNKED + b"4\r\nfine\r\nfffffffffffffffff\r\n" + POISON), 200, cut=True),
+    Hostile("a chunk longer than its size", says(CHUNKED + b"4\r\nfine" + POISON + b"\r\n0\r\n\r\n"), 200, cut=True),
     Hostile("an extension of a chunk without end", floods(CHUNKED + b"4;", b"x" * 65_536), 200, cut=True),
     Hostile("trailers without end", floods(CHUNKED + b"4\r\nfine\r\n0\r\n", b"x: y\r\n" * 1_000), 200, cut=True),
 ]
-"""Where what is wrong comes together with the head, the client gets nothing but 502."""
+"""What is wrong comes together with the head, and so the client may get nothing but 502."""
 
 WHOLE = [
     Hostile("an answer before the request is read", answers_early, 413, body=b"large", sent_bytes=12 << 20),
@@ -250,6 +275,6 @@ LENIENT = [
 
 WAYS = {
     "target: no head of a reply": [Hostile(name, script, status) for name, script, status in HEADS],
-    "target: broken body": BROKEN_BODIES,
+    "target: broken body": BROKEN_LATER + BROKEN_WITH_ITS_HEAD,
     "target: whole reply with a trap": WHOLE + LENIENT,
 }

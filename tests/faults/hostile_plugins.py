@@ -233,7 +233,7 @@ ODD: dict[str, Deed] = {
 }
 
 
-class Hostile(Plugin[Settings]):
+class HostilePlugin(Plugin[Settings]):
     """Does what the path of a request says: `/<policy>/<rule>/<stage>/<deed>`."""
 
     name = "hostile"
@@ -258,7 +258,7 @@ class Hostile(Plugin[Settings]):
         await self._act(exchange, "post_response")
 
 
-class HostileReader(Hostile):
+class HostileReader(HostilePlugin):
     """The same, with both bodies read."""
 
     name = "hostile_reader"

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ HOLD = {"name": "rate_limiter", "settings": {"limit": 500, "unit": "concurrency"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 SHORT = "400ms"
 CHUNKED = {"transfer-encoding": "chunked"}
+UPLOAD_BYTES, MOST_TAKEN_BYTES = 30 << 20, 16 << 20
+SMALL_BUFFER_BYTES = 64 << 10
+FIRST_BYTE_S, QUIET_S = 10.0, 1.0
 
 
 @pytest.fixture(params=["hypercorn", "granian", "uvicorn"])
@@ -58,10 +62,9 @@ class Scene:
             async with asyncio.timeout(10):
                 while await self._places():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-        # what the pool keeps: the idle connections of the target, each with a task of the test's own upstream
-        spare = 2 * self.upstream.connections
-        await eventually(lambda: len(asyncio.all_tasks()) <= self.tasks + spare, 10)
-        await eventually(lambda: descriptors() <= self.descriptors + spare + 4, 10)
+        # what the pool keeps: idle connections, both of whose ends are here, each with a task of the test's own upstream
+        await eventually(lambda: len(asyncio.all_tasks()) <= self.tasks + self.upstream.open_connections, 10)
+        await eventually(lambda: descriptors() <= self.descriptors + 2 * self.upstream.open_connections + 4, 10)
         await self.others_are_served(row)
 
     async def _places(self) -> list[bytes]:
@@ -82,11 +85,13 @@ class Target:
     def __init__(self) -> None:
         self.gone = 0
         self.held = 0
+        self.hears = asyncio.Event()
 
     async def __call__(self, call: Call) -> None:
         path = call.request.target
         if path == "/v1/deaf":
-            await asyncio.sleep(1)
+            call.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+            await self.hears.wait()
             call.reset()
             return
         await call.read_body()
@@ -128,6 +133,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(valkey_stor
     row.kind = f"clients that leave at any moment ({engine})"
     valkey_store_server.command("FLUSHALL")
     chance, target = random.Random(), Target()
+    row.tried = ABORTS
     async with a_scene(valkey_store_server.url, engine, target) as scene:
         left = iter(range(ABORTS))
 
@@ -150,7 +156,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(valkey_stor
 
         async def in_the_stream(wire: Wire) -> None:
             await wire.send(scene.head("GET", "/v1/stream"))
-            await wire.head()
+            assert (await wire.head()).status == 200
             await asyncio.sleep(chance.random() / 5)
 
         async def after_the_last_byte(wire: Wire) -> None:
@@ -167,16 +173,16 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(valkey_stor
 
         async def client() -> None:
             for number in left:
-                with row.one_try():
-                    async with connected_to(scene.gateway.port) as wire:
-                        await phases[number % len(phases)](wire)
-                        await asyncio.sleep(chance.choice((0, 0, 0.001, 0.02)))
-                        await leave(wire, chance)
+                async with connected_to(scene.gateway.port) as wire:
+                    await phases[number % len(phases)](wire)
+                    await asyncio.sleep(chance.choice((0, 0, 0.001, 0.02)))
+                    await leave(wire, chance)
 
         await asyncio.gather(*(client() for _ in range(AT_ONCE)))
         with row.recovery():  # the target is told that nobody waits any more
             await eventually(lambda: target.gone == target.held, 10)
         await scene.nothing_is_left(row)
+    row.survived = row.tried
 
 
 SLOW: dict[str, Callable[[Scene], bytes]] = {
@@ -240,7 +246,8 @@ async def test_who_does_not_read_holds_nobody_up(valkey_store_server: Any, engin
     valkey_store_server.command("FLUSHALL")
     target = Target()
     async with a_scene(valkey_store_server.url, engine, target) as scene, contextlib.AsyncExitStack() as stack:
-        wires = [await stack.enter_async_context(connected_to(scene.gateway.port)) for _ in range(5 * tries)]
+        row.tried = 5 * tries
+        wires = [await stack.enter_async_context(connected_to(scene.gateway.port)) for _ in range(row.tried)]
         for wire in wires:
             wire.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -249,10 +256,10 @@ async def test_who_does_not_read_holds_nobody_up(valkey_store_server: Any, engin
         for _ in range(20):
             await scene.others_are_served(row)
         for wire in wires:
-            with row.one_try():
-                wire.abort()
+            wire.abort()
         await eventually(lambda: target.gone == target.held, 15)
         await scene.nothing_is_left(row)
+        row.survived = row.tried
 
 
 async def test_an_upload_to_a_target_that_does_not_read_is_held_back(
@@ -260,20 +267,32 @@ async def test_an_upload_to_a_target_that_does_not_read_is_held_back(
 ):
     row.kind = f"huge uploads to a target that does not read ({engine})"
     valkey_store_server.command("FLUSHALL")
-    async with a_scene(valkey_store_server.url, engine, Target()) as scene:
+    target = Target()
+    async with a_scene(valkey_store_server.url, engine, target) as scene:
         for _ in range(tries):
             with row.one_try():
                 async with connected_to(scene.gateway.port) as wire:
-                    wire.writer.write(scene.head("POST", "/v1/deaf", {"content-length": str(30 << 20)}))
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(0.5):
-                            for _ in range(30):
-                                await wire.send(b"x" * (1 << 20))
-                    # buffers of the kernel and of one connection, not the body
-                    assert wire.writer.transport.get_write_buffer_size() > 0
+                    wire.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
+                    wire.writer.write(scene.head("POST", "/v1/deaf", {"content-length": str(UPLOAD_BYTES)}))
+                    wire.writer.write(bytes(UPLOAD_BYTES))
+                    taken = await taken_bytes(wire)
+                    # buffers of the kernel between the gateway and either end, and of one connection; not the body
+                    assert taken < MOST_TAKEN_BYTES
                     await scene.others_are_served(row)
                     wire.abort()
+        target.hears.set()
         await scene.nothing_is_left(row)
+
+
+async def taken_bytes(wire: Wire) -> int:
+    """How much of an upload has left the client when no more does."""
+    left = UPLOAD_BYTES
+    since = time.monotonic()
+    while time.monotonic() - since < QUIET_S:
+        await asyncio.sleep(0.05)
+        if (now := wire.writer.transport.get_write_buffer_size()) != left:
+            left, since = now, time.monotonic()
+    return UPLOAD_BYTES - left
 
 
 async def test_floods_lies_and_churn_are_borne(valkey_store_server: Any, engine: str, row: FaultRow, tries: int):
@@ -288,18 +307,19 @@ async def test_floods_lies_and_churn_are_borne(valkey_store_server: Any, engine:
             async with connected_to(scene.gateway.port) as wire:
                 said = b""
                 with contextlib.suppress(ConnectionError, TimeoutError):
-                    async with asyncio.timeout(1.5):
+                    async with asyncio.timeout(FIRST_BYTE_S) as patience:
                         await wire.send(data)
                         if end:
                             wire.writer.write_eof()
                         while part := await wire.reader.read(1 << 16):
                             said += part
+                            patience.reschedule(asyncio.get_running_loop().time() + QUIET_S)
                 return said
 
         for _ in range(tries):
             with row.one_try():
                 flood, lie, many = await asyncio.gather(said_to(ok * 500), said_to(more), said_to(fields))
-                assert set(statuses(flood)) <= {200}
+                assert set(statuses(flood)) == {200}
                 assert statuses(lie) in ([200, 400], [200])
                 assert statuses(many) in ([431], [])
                 half = await said_to(ok, end=True)
@@ -312,11 +332,3 @@ async def test_floods_lies_and_churn_are_borne(valkey_store_server: Any, engine:
 
 def statuses(said: bytes) -> list[int]:
     return [int(part[:3]) for part in said.split(b"HTTP/1.1 ")[1:]]
-
-
-@pytest.mark.long
-async def test_thousands_that_leave_at_any_moment_leave_nothing_behind(
-    valkey_store_server: Any, engine: str, row: FaultRow, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("tests.faults.test_clients.ABORTS", max(ABORTS, 10_000))
-    await test_clients_that_leave_at_any_moment_leave_nothing_behind(valkey_store_server, engine, row)

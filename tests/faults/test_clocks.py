@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.store.embedded import find_server
-from tests.e2e.processes import Gateway, a_gateway
+from tests.e2e.processes import Gateway, a_gateway, a_rule
 from tests.faults.clocks import Clock, a_clock, needs_faketime
 from tests.faults.table import FaultRow
 from tests.servers import Server, redis_server, short_directory, valkey_server
@@ -108,17 +108,9 @@ async def a_scene(store: Server, limits: Sequence[Mapping[str, Any]], *clocks: C
 
         upstream = await stack.enter_async_context(an_upstream(serve))
         scene = Scene(store, replicas, end)
-        await asyncio.to_thread(_make_tenant, scene, upstream.url, limits)
+        made = await asyncio.to_thread(replicas[0].new_tenant, "clocks", a_rule(upstream.url, limits))
+        scene.tenant_id, scene.key = made.id, made.key
         yield scene
-
-
-def _make_tenant(scene: Scene, target: str, limits: Sequence[Mapping[str, Any]]) -> None:
-    admin = scene.replicas[0].admin
-    made = admin("POST", "/tenants", {"name": "Clocks", "subdomain": "clocks"}).json
-    scene.tenant_id, scene.key = made["id"], made["api_key"]
-    rule = {"path": "/", "target": target, "plugin_chain": [{"name": "rate_limiter", "settings": {"limits": limits}}]}
-    answer = admin("POST", f"/tenants/{scene.tenant_id}/rules", rule, key=scene.key)
-    assert answer.status == 201, answer
 
 
 def ttls(store: Server, pattern: str) -> list[int]:

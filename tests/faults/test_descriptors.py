@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import GATEWAY, Gateway, a_gateway
+from tests.e2e.processes import GATEWAY, Gateway, a_gateway, a_rule
 from tests.engines import ENGINE
 from tests.faults.table import FaultRow
 from tests.servers import Server, valkey_server
@@ -100,12 +100,8 @@ async def bounded(folder: Path, store: Server) -> AsyncIterator[tuple[Bounded, a
         with contextlib.ExitStack() as stack:
             started = a_gateway(folder, settings=settings, command=BOUNDED)
             gateway = await asyncio.to_thread(stack.enter_context, started)
-            made = await asyncio.to_thread(gateway.admin, "POST", "/tenants", {"name": "One", "subdomain": "one"})
-            tenant, key = made.json["id"], made.json["api_key"]
-            rule = {"path": "/v1", "target": upstream.url}
-            answer_of_rule = await asyncio.to_thread(gateway.admin, "POST", f"/tenants/{tenant}/rules", rule, key=key)
-            assert answer_of_rule.status == 201
-            served = Bounded(gateway, key)
+            made = await asyncio.to_thread(gateway.new_tenant, "one", a_rule(upstream.url, path="/v1"))
+            served = Bounded(gateway, made.key)
             await served.until_it_serves()
             yield served, may_answer
             assert served.is_running()

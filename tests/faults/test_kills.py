@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.amounts import amount, figure
-from tests.e2e.processes import Gateway, a_gateway
+from tests.e2e.processes import Gateway, a_gateway, a_rule
 from tests.faults.ends import Clients, Target, a_target
 from tests.faults.table import FaultRow
 from tests.servers import Server, short_directory, valkey_server, wait_until
@@ -36,7 +36,7 @@ SETTINGS = {
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
     "LOG__ACCESS": "false",
 }
-LIMITS = [
+LIMITS: list[dict[str, Any]] = [
     {"name": "counted", "quota": {"monthly": 10**9}},
     {"name": "windowed", "limit": 10**9, "window": "24h"},
     {"name": "places", "limit": 1_000, "unit": "concurrency"},
@@ -45,6 +45,8 @@ LIMITS = [
 ]
 FEW = [{"name": "few", "limit": LOG_LIMIT, "window": "24h"}]
 SHORTEST_LIFE_S, LIFE_S = 0.5, 36_000.0
+STOPPED_STREAM_S = 5.0
+"""Long enough for all streams to begin, and for the replica to be stopped, before the first of them ends."""
 
 
 @dataclass
@@ -117,20 +119,11 @@ async def a_scene() -> AsyncIterator[Scene]:
             scene.start(number=number)
         for number in range(2):
             await scene.is_ready(number)
-        await asyncio.to_thread(_make_tenant, scene)
+        url = f"http://127.0.0.1:{target.port}"
+        rules = a_rule(url, LIMITS), a_rule(url, FEW, path="/few")
+        made = await asyncio.to_thread(scene.replicas[0].new_tenant, "kills", *rules)
+        scene.tenant_id, scene.key, (scene.rule_id, _) = made
         yield scene
-
-
-def _make_tenant(scene: Scene) -> None:
-    admin = scene.replicas[0].admin
-    made = admin("POST", "/tenants", {"name": "Kills", "subdomain": "kills"}).json
-    scene.tenant_id, scene.key = made["id"], made["api_key"]
-    for path, limits in {"/": LIMITS, "/few": FEW}.items():
-        chain = [{"name": "rate_limiter", "settings": {"limits": limits}}]
-        rule = {"path": path, "target": f"http://127.0.0.1:{scene.target.port}", "plugin_chain": chain}
-        answer = admin("POST", f"/tenants/{scene.tenant_id}/rules", rule, key=scene.key)
-        assert answer.status == 201, answer
-        scene.rule_id = scene.rule_id or answer.json["id"]
 
 
 def check_conservation(scene: Scene, clients: Clients, greedy: Clients) -> str:
@@ -166,7 +159,7 @@ GREEDY_FROM = 1 << 40
 
 @pytest.mark.timeout(120 + 60 * KILLS + REQUESTS // 50)
 async def test_kills_under_load_lose_nothing_that_was_counted_and_leak_nothing_past_a_lease(row: FaultRow):
-    row.kind = "kill -9 of a replica under load"
+    row.kind, row.tried = "kill -9 of a replica under load", KILLS
     async with a_scene() as scene:
         clients = Clients(scene.ports, "kills.example.com", scene.key)
         greedy = Clients(scene.ports, "kills.example.com", scene.key, asked=GREEDY_FROM)
@@ -175,8 +168,7 @@ async def test_kills_under_load_lose_nothing_that_was_counted_and_leak_nothing_p
                 due = REQUESTS * (number + 1) // (KILLS + 1)
                 await clients.until(lambda due=due: clients.asked >= due, 3_600)  # type: ignore[misc]
                 await asyncio.sleep(SHORTEST_LIFE_S)
-                with row.one_try():
-                    await scene.kill(number % 2, row)
+                await scene.kill(number % 2, row)
             await clients.until(lambda: clients.asked >= REQUESTS and greedy.refused[429] > 0, 3_600)
         with contextlib.suppress(TimeoutError):  # then the sums will say what is wrong
             await asyncio.to_thread(wait_until, lambda: scene.never_settled() <= len(clients.lost), "settled")
@@ -185,12 +177,17 @@ async def test_kills_under_load_lose_nothing_that_was_counted_and_leak_nothing_p
         assert set(clients.refused) == set()
         assert set(greedy.refused) == {429}
         assert clients.asked >= REQUESTS
+        # each kill ends no more than what was asked at that moment
+        assert len(clients.lost) <= KILLS * (SHORT + STREAMING)
+        assert len(greedy.lost) <= KILLS * GREEDY
         row.answered(clients.longest_s * 1_000)
+        row.survived = row.tried
 
 
 async def test_a_replica_that_was_stopped_past_its_lease_settles_late_and_nothing_twice(row: FaultRow):
     row.kind = "replica stopped past its lease, then continued"
     async with a_scene() as scene:
+        scene.target.stream_s = STOPPED_STREAM_S
         stopped = scene.replicas[0]
         for number in range(1, 1 + amount("GATEWAY_STOPS", 1)):
             with row.one_try():

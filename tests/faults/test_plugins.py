@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.hostile_plugins import HANGS, KINDS, STAGES, Hostile, HostileReader, spelt
+from tests.faults.hostile_plugins import HANGS, KINDS, STAGES, HostilePlugin, HostileReader, spelt
 from tests.faults.table import FaultRow
 from tests.gateways import ATenant, Gateway, running_proxy
 from tests.servers import Server
@@ -57,7 +57,10 @@ async def hostile(server: Server) -> AsyncIterator[tuple[Gateway, ATenant]]:
     """A tenant with a rule for each plugin and policy, under every kind of limit that must be given back; and a plain one."""
     server.command("FLUSHALL")
     limits = {"plugin_timeout": f"{DEADLINE_MS}ms", "lease": "60s"}
-    async with running_proxy(server.url, plugins=[Hostile, HostileReader], limits=limits) as gateway, an_upstream() as upstream:
+    async with (
+        running_proxy(server.url, plugins=[HostilePlugin, HostileReader], limits=limits) as gateway,
+        an_upstream() as upstream,
+    ):
         tenant = await gateway.new_tenant()
         limiter = limited(9_000)["plugin_chain"]
         await gateway.new_rule(tenant, upstream.url, "/plain")

@@ -117,7 +117,6 @@ class _Target(BaseHTTPRequestHandler):
 def scene() -> Iterator[Scene]:
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(ThreadingHTTPServer((HOST, 0), _Target))
-        target.daemon_threads = True
         thread = threading.Thread(target=target.serve_forever)
         thread.start()
         stack.callback(thread.join)

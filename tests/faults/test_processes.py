@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import DEADLINE_S, Gateway, a_demo_upstream, a_gateway, is_free
+from tests.e2e.processes import DEADLINE_S, Gateway, a_demo_upstream, a_gateway, a_rule, is_free
 from tests.faults.table import FaultRow
 from tests.servers import short_directory, wait_until
 
@@ -64,12 +64,9 @@ def workers_of(gateway: Gateway) -> list[int]:
 
 def a_tenant(gateway: Gateway, upstream: int) -> tuple[str, str]:
     """Its id and its key."""
-    made = gateway.admin("POST", "/tenants", {"name": "Parts", "subdomain": "parts"}).json
     limits = [{"limit": LIMIT, "window": "1h"}, {"name": "places", "limit": PLACES, "unit": "concurrency"}]
-    chain = [{"name": "rate_limiter", "settings": {"limits": limits}}]
-    rule = {"path": "/", "target": f"http://127.0.0.1:{upstream}", "plugin_chain": chain}
-    assert gateway.admin("POST", f"/tenants/{made['id']}/rules", rule, key=made["api_key"]).status == 201
-    return made["id"], made["api_key"]
+    made = gateway.new_tenant("parts", a_rule(f"http://127.0.0.1:{upstream}", limits))
+    return made.id, made.key
 
 
 def used(gateway: Gateway, tenant_id: str, key: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.amounts import amount, figure
-from tests.e2e.processes import Gateway, a_demo_upstream, a_gateway, answers_200
+from tests.e2e.processes import Gateway, a_demo_upstream, a_gateway, a_rule, answers_200
 from tests.faults.balancer import Balancer, a_balancer
 from tests.faults.callers import Callers
 from tests.faults.table import FaultRow
@@ -22,9 +22,10 @@ from tests.wire import connected_to
 
 pytestmark = pytest.mark.real_store
 
-DRAIN_DELAY_MS = 400
+DRAIN_DELAY_MS = 2_000
 LIFE_S = 3_600.0
 SHORT, STREAMING = 6, 6
+REPLICAS = 2
 SETTINGS = {
     "SERVER__DRAIN_DELAY": f"{DRAIN_DELAY_MS}ms",
     "UPSTREAM__ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -77,13 +78,13 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def a_fleet(folder: Path, settings: Mapping[str, str], size: int = 2) -> AsyncIterator[Fleet]:
-    """So many replicas on one store, ready, with a tenant that leads to the demo upstream."""
+async def a_fleet(folder: Path, settings: Mapping[str, str]) -> AsyncIterator[Fleet]:
+    """Two replicas on one store, ready, with a tenant that leads to the demo upstream."""
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(valkey_server())
         more = {**SETTINGS, **settings, "REDIS__URL": store.url}
         upstream = stack.enter_context(a_demo_upstream(folder, seconds=LIFE_S))
-        leave = [stack.enter_context(contextlib.ExitStack()) for _ in range(size)]
+        leave = [stack.enter_context(contextlib.ExitStack()) for _ in range(REPLICAS)]
         replicas = [
             each.enter_context(
                 a_gateway(each.enter_context(short_directory()), settings=more, wait=False, seconds=LIFE_S),
@@ -92,7 +93,7 @@ async def a_fleet(folder: Path, settings: Mapping[str, str], size: int = 2) -> A
         ]
         balancer = await stack.enter_async_context(a_balancer([replica.proxy_port for replica in replicas]))
         fleet = Fleet(more, replicas, leave, balancer, Callers(balancer.port, "fleet.example.com", ""))
-        for number in range(size):
+        for number in range(REPLICAS):
             await fleet.is_ready(number)
         fleet.callers.key = await asyncio.to_thread(a_tenant, replicas[0], upstream)
         yield fleet
@@ -100,12 +101,8 @@ async def a_fleet(folder: Path, settings: Mapping[str, str], size: int = 2) -> A
 
 def a_tenant(gateway: Gateway, upstream: int) -> str:
     """The key of a tenant whose requests take a place each."""
-    made = gateway.admin("POST", "/tenants", {"name": "Fleet", "subdomain": "fleet"}).json
     limits = [{"limit": 1_000_000, "window": "1h"}, {"limit": 500, "unit": "concurrency"}]
-    chain = [{"name": "rate_limiter", "settings": {"limits": limits}}]
-    rule = {"path": "/", "target": f"http://127.0.0.1:{upstream}", "plugin_chain": chain}
-    assert gateway.admin("POST", f"/tenants/{made['id']}/rules", rule, key=made["api_key"]).status == 201
-    return str(made["api_key"])
+    return gateway.new_tenant("fleet", a_rule(f"http://127.0.0.1:{upstream}", limits)).key
 
 
 def restarts(kind: str, settings: Mapping[str, str], ordinary: int, *marks: pytest.MarkDecorator) -> Any:

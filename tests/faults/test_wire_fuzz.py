@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.amounts import amount, figure
-from tests.e2e.processes import HOST, a_gateway
+from tests.e2e.processes import HOST, a_gateway, a_rule
 from tests.engines import ENGINE
 from tests.raw_requests import Maker
 from tests.servers import short_directory
@@ -230,16 +230,8 @@ def test_no_bytes_become_another_request_than_they_are(engine: str, row: Any) ->
         server = await loop.create_server(lambda: _Upstream(target, authority[0]), HOST, 0)
         port = server.sockets[0].getsockname()[1]
         authority.append(f"{HOST}:{port}".encode())
-
-        def set_up() -> str:
-            tenant = gateway.admin("POST", "/tenants", {"name": "A", "subdomain": "a"}).json
-            rule = {"path": "/", "target": f"http://{HOST}:{port}", "plugin_chain": []}
-            made = gateway.admin("POST", f"/tenants/{tenant['id']}/rules", rule, key=tenant["api_key"])
-            assert made.status == 201, made
-            return str(tenant["api_key"])
-
-        key = await asyncio.to_thread(set_up)
-        fuzz = Fuzz(gateway.proxy_port, Maker(SEED, "a.example.com", key), TAKEN[engine])
+        made = await asyncio.to_thread(gateway.new_tenant, "a", a_rule(f"http://{HOST}:{port}"))
+        fuzz = Fuzz(gateway.proxy_port, Maker(SEED, "a.example.com", made.key), TAKEN[engine])
         await fuzz.run(max(100, REQUESTS // 3))
         server.close()
         for transport in list(target.transports):
