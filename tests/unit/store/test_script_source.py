@@ -313,7 +313,8 @@ class Strict:
         def call(*words: Any) -> Any:
             assert all(type(word) is bytes for word in words), f"{words}: numbers travel as decimal text"
             reply = self.client.execute_command(*words)
-            return self.shape(lua, list(reply.values()) if isinstance(reply, dict) else reply)
+            pairs = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
+            return self.shape(lua, pairs)
 
         chunk = lua.compile(text.encode())
         tables = (lua.table_from([word.encode() for word in words]) for words in (keys, arguments))
@@ -356,9 +357,10 @@ def _scenario(run: Callable[[str, list[str], list[str]], list[Any]]) -> set[byte
     call("lookup_tenant", ["t"], [])
     call("write_tenant", ["t"], ["v1", "v2", "active", "{}"])
     call("write_tenant", ["t"], ["v1", "v2", "active", "{}"])
-    call("write_rule", ["t", "r", "o2"], ["v2", "v3", "rule_1", "{}", *none])
-    call("write_rule", ["t", "r", "o2"], ["v3", "v4", "rule_1", "", *once])
-    call("write_rule", ["t", "r", "o2"], ["v4", "v5", "rule_1", "{}", "other", "", "1000"])
+    call("write_rule", ["t", "r", "o2"], ["v2", "v3", "rule_1", "{}", *none, "1", "99"])
+    call("write_rule", ["t", "r", "o2"], ["v3", "v3", "rule_2", "{}", *none, "1", "99"])
+    call("write_rule", ["t", "r", "o2"], ["v3", "v4", "rule_1", "", *once, "1", "99"])
+    call("write_rule", ["t", "r", "o2"], ["v4", "v5", "rule_1", "{}", "other", "", "1000", "1", "99"])
     call("create_key", ["t", "i", "k2", "o3"], ["t-1", "key_2", "d2", "r2", "", "{}", *once])
     call("create_key", ["t", "i", "k2", "o3"], ["t-2", "key_2", "d2", "r2", "", "{}", *none])
     for grace in ("0", "5"):
