@@ -123,7 +123,10 @@ def shown(parts: Parts, rule: Rule, others: Iterable[Rule]) -> dict[str, Any]:
 
 
 def warnings(parts: Parts, rule: Rule, others: Iterable[Rule]) -> list[str]:
-    """What the rule does that its author may not expect. ``others`` are the tenant's rules, with or without this one."""
+    """What the rule does that its author may not expect.
+
+    ``others`` are the tenant's rules, at least those with the same path, with or without this one.
+    """
     return [*_stripped_to_root(parts, rule), *_overlaps(rule, others)]
 
 
